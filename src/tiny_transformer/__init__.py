@@ -1,0 +1,1 @@
+"""Tiny Transformer: learn transformers by building one, and train the one you built."""

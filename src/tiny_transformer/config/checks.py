@@ -1,0 +1,21 @@
+"""Range checks that name the setting, the value and the remedy."""
+
+from __future__ import annotations
+
+from tiny_transformer.runtime.errors import ConfigError
+
+
+def check(condition: bool, message: str) -> None:
+    """Raise `ConfigError(message)` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def check_at_least(section: str, name: str, value: int, least: int) -> None:
+    """Raise `ConfigError` if `value` is below `least`."""
+    check(value >= least, f"{section}.{name} is {value}; it must be at least {least}.")
+
+
+def check_fraction(section: str, name: str, value: float) -> None:
+    """Raise `ConfigError` unless 0 <= value < 1."""
+    check(0 <= value < 1, f"{section}.{name} is {value}; it must be at least 0 and below 1.")

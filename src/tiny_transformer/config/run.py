@@ -1,0 +1,58 @@
+"""The settings of a run: one record that composes the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tiny_transformer.config.checks import check
+from tiny_transformer.config.data import DataConfig
+from tiny_transformer.config.model import ModelConfig
+from tiny_transformer.config.sampling import SamplingConfig
+from tiny_transformer.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    run_name: str | None = None
+    """Name of the run and of its folder; None makes one from the time and six hex digits."""
+    runs_dir: str = "runs"
+    """Folder in which runs are kept."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            self.run_name is None or _RUN_NAME.fullmatch(self.run_name) is not None,
+            f"run_name is {self.run_name!r}; use up to 100 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or a digit.",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain nested dictionaries."""
+        return dataclasses.asdict(self)
+
+
+# What a run is called and where it lies does not change its numbers.
+_NOT_HASHED = ("run_name", "runs_dir")
+
+
+def config_hash(config: Config) -> str:
+    """Return 16 hex digits that change with every setting that can change the numbers."""
+    settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_HASHED}
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

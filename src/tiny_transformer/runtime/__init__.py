@@ -1,0 +1,1 @@
+"""The ground floor: errors for people, files, devices, generators, environment."""

@@ -1,0 +1,71 @@
+"""What a run was made with: versions, threads, device, git commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("tiny-transformer", "torch", "numpy", "safetensors", "pydantic")
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git_commit(folder: Path | None = None) -> str | None:
+    """Return the commit checked out in `folder`, or None outside a repository."""
+    return _git("rev-parse", "--verify", "HEAD", folder=folder or Path.cwd())
+
+
+def git_dirty(folder: Path | None = None) -> bool | None:
+    """Return whether tracked files differ from the commit; None outside a repository."""
+    status = _git("status", "--porcelain", "--untracked-files=no", folder=folder or Path.cwd())
+    return None if status is None else bool(status)
+
+
+def package_version(name: str) -> str | None:
+    """Return the installed version of a distribution, or None where it is missing."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return what can change a run's numbers, as JSON-ready values."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": precision,
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "git_commit": git_commit(),
+        "git_dirty": git_dirty(),
+    }
