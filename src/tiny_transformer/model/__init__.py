@@ -1,0 +1,1 @@
+"""The model: token ids to logits to loss, one file a part."""
