@@ -1,0 +1,35 @@
+"""What several commands share: parsing by tyro, and the run that a command is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunReference:
+    """Which run."""
+
+    run: tyro.conf.Positional[str]
+    """A run's folder, a run id, or a checkpoint's folder."""
+    runs_dir: str = "runs"
+    """Where run ids are looked up."""
+
+
+FlatRun = Annotated[RunReference, tyro.conf.OmitArgPrefixes]
+
+
+def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any) -> T:
+    """Parse `arguments` into the dataclass `kind`; a wrong flag ends with exit status 2."""
+    return tyro.cli(
+        kind,
+        args=list(arguments),
+        prog=f"tiny {command}",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+        **options,
+    )

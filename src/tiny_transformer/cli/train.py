@@ -1,0 +1,81 @@
+"""`tiny train`: a new run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from tiny_transformer.cli.options import parse
+from tiny_transformer.config import Config
+from tiny_transformer.config.loading import load_config
+from tiny_transformer.training.trainer import Trainer, TrainingResult
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model. Settings come from --config, then from the flags below."""
+
+    config: str | None = None
+    """A preset (tiny, base, shakespeare), or a YAML or JSON file; none takes the defaults."""
+    init_from: str | None = None
+    """Start from the weights of another run of the same architecture."""
+    settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    source = first.parse_known_args(arguments)[0].config
+    default = Train(config=source, settings=load_config(source))
+    options = parse(Train, arguments, "train", default=default)
+    trainer = Trainer(options.settings, init_from=options.init_from)
+    show_start(trainer)
+    show_result(trainer.train(), trainer)
+    return 0
+
+
+def show_start(trainer: Trainer) -> None:
+    """Say what is about to be trained, on what."""
+    model, data = trainer.config.model, trainer.data
+    steps = data.loader.steps_per_epoch
+    trainer.reporter.message(
+        f"{trainer.model.n_parameters():,} parameters: {model.n_layers} layers, "
+        f"{model.d_model} wide, {model.n_heads} heads, context {model.context_length}\n"
+        f"corpus {trainer.config.data.corpus}: {steps} batches an epoch, "
+        f"{len(data.validation):,} characters for validation\n"
+        f"device {trainer.device}, precision {trainer.precision}"
+    )
+
+
+def show_result(result: TrainingResult, trainer: Trainer) -> None:
+    """Show the text before and after, the validation loss, and what to type next."""
+    console = Console()
+    prompt = trainer.config.sampling.prompt
+    if result.first_sample is not None:
+        console.print(_panel("before training", prompt, result.first_sample))
+    console.print(_panel(f"after {result.step} steps", prompt, result.last_sample))
+    path = result.folder.path
+    console.print(
+        Text(
+            f"Validation loss {result.evaluation.loss:.4f} "
+            f"(perplexity {result.evaluation.perplexity:.2f}) after {result.step} steps and "
+            f"{result.train_seconds:.0f} s of training.\n\n"
+            f"Next:\n"
+            f"  tiny generate {path} --prompt 'ROMEO:'\n"
+            f"  tiny interactive {path}\n"
+            f"  tiny resume {path} --training.max-steps {2 * result.step}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _panel(title: str, prompt: str, text: str) -> Panel:
+    return Panel(Text((prompt + text).strip("\n")), title=title, title_align="left")

@@ -1,0 +1,1 @@
+"""Weights to numbers: how well a model predicts a text."""

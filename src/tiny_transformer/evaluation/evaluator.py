@@ -1,0 +1,112 @@
+"""Loss, perplexity and bits per character over a whole text, every target once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tiny_transformer.model.loss import compute_loss
+from tiny_transformer.runtime.device import Precision, autocast
+from tiny_transformer.runtime.errors import DataError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scores on a text.
+
+    Attributes:
+        loss: mean cross-entropy in nats a token.
+        n_targets: tokens predicted.
+    """
+
+    loss: float
+    n_targets: int
+
+    @property
+    def perplexity(self) -> float:
+        """`exp(loss)`: as unsure as between so many equally likely tokens."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_char(self) -> float:
+        """Loss in bits; a token is a character."""
+        return self.loss / math.log(2)
+
+
+def evaluation_batches(
+    tokens: np.ndarray, context_length: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a text into non-overlapping windows that predict each token but the first, once.
+
+    Args:
+        tokens: ids, one-dimensional, at least two.
+        context_length: T, the length of a window.
+        batch_size: most windows at once.
+
+    Yields:
+        int64 `(x, y)` of shape `(B, T)`; the last batch may have fewer windows, and what
+        does not fill a window comes last, alone and shorter.
+    """
+    n_targets = len(tokens) - 1
+    n_full = n_targets // context_length
+    for first in range(0, n_full, batch_size):
+        count = min(batch_size, n_full - first)
+        start = first * context_length
+        chunk = _ids(tokens[start : start + count * context_length + 1])
+        yield chunk[:-1].view(count, context_length), chunk[1:].view(count, context_length)
+    if n_targets % context_length:
+        chunk = _ids(tokens[n_full * context_length :])
+        yield chunk[None, :-1], chunk[None, 1:]
+
+
+def _ids(tokens: np.ndarray) -> Tensor:
+    return torch.from_numpy(tokens.astype(np.int64))
+
+
+def compute_val_loss(
+    model: nn.Module,
+    tokens: np.ndarray,
+    *,
+    context_length: int,
+    batch_size: int = 32,
+    precision: Precision = "float32",
+    on_batch: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate `model` on all of `tokens`, without dropout and without side effects.
+
+    Args:
+        model: maps `(B, T)` ids to `(B, T, V)` logits; its mode is restored afterwards.
+        tokens: ids, one-dimensional; may be memory-mapped.
+        context_length: T; each window starts with no context before it.
+        batch_size: windows at once; it does not change the result beyond rounding.
+        precision: of the forward pass.
+        on_batch: called with (targets done, targets in all) after each batch.
+
+    Returns:
+        The mean over every target, summed in float64.
+
+    Raises:
+        DataError: there are fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise DataError(f"Evaluation needs at least 2 tokens; the text has {len(tokens)}.")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, n_targets = 0.0, 0
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for x, y in evaluation_batches(tokens, context_length, batch_size):
+                logits = model(x.to(device))
+                total += compute_loss(logits, y.to(device), reduction="sum").double().item()
+                n_targets += y.numel()
+                if on_batch is not None:
+                    on_batch(n_targets, len(tokens) - 1)
+    finally:
+        model.train(was_training)
+    return Evaluation(loss=total / n_targets, n_targets=n_targets)

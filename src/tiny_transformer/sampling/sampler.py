@@ -1,0 +1,195 @@
+"""Continue a prompt, token by token.
+
+Notable: the keys and values of past tokens are cached where the model can; each sample
+draws from a generator of its own; when the context is full, its newest half is kept and
+encoded again, with or without a cache, so that both give the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tiny_transformer.config import SamplingConfig
+from tiny_transformer.model.kv_cache import KVCache
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime.errors import ConfigError, PromptError
+from tiny_transformer.runtime.random_state import generator
+from tiny_transformer.sampling.strategies import draw, next_token_probabilities
+from tiny_transformer.text.tokenizer import CharTokenizer
+
+_DRAWS_AT_ONCE = 1024
+
+
+def encode_prompt(
+    prompt: str,
+    tokenizer: CharTokenizer,
+    context_length: int,
+    *,
+    errors: str = "strict",
+    crop: bool = False,
+) -> list[int]:
+    """Turn a prompt into ids, or say why it cannot be one.
+
+    Args:
+        prompt: any text of at least one character.
+        tokenizer: the model's.
+        context_length: most tokens the model sees at once.
+        errors: `"strict"` refuses characters outside the vocabulary, `"replace"` reads
+            them as unknown.
+        crop: keep the end of a prompt that is longer than the context.
+
+    Raises:
+        PromptError: the prompt is empty, unknown in part, or too long.
+    """
+    unknown = tokenizer.unknown_characters(prompt)
+    if unknown and errors != "replace":
+        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5])
+        raise PromptError(
+            f"The prompt has characters outside the model's vocabulary: {shown}. Leave them "
+            "out, or read them as unknown with --errors replace."
+        )
+    ids = tokenizer.encode(prompt).tolist()
+    if not ids:
+        raise PromptError(
+            "The prompt is empty; the model needs at least one character to continue, for "
+            "instance a line break: --prompt $'\\n'."
+        )
+    if len(ids) > context_length:
+        if not crop:
+            raise PromptError(
+                f"The prompt has {len(ids)} characters and the model sees {context_length} at "
+                f"once. Shorten it, or keep its end with --crop-prompt."
+            )
+        ids = ids[-context_length:]
+    return ids
+
+
+def generate_tokens(
+    model: Transformer,
+    prompt: Sequence[int],
+    config: SamplingConfig,
+    *,
+    n_samples: int = 1,
+    forbidden: Sequence[int] = (),
+    use_cache: bool = True,
+) -> Iterator[Int[Tensor, " n_samples"]]:
+    """Yield `config.max_new_tokens` times the next id of each sample.
+
+    Args:
+        model: is put into evaluation mode for each step, and back into its own.
+        prompt: ids that every sample continues, 1 to `context_length` of them.
+        config: strategy, length and seed; sample i draws from (seed, i) alone.
+        n_samples: how many continuations, generated side by side.
+        forbidden: ids that are never generated.
+        use_cache: False computes the whole context for every token.
+
+    Raises:
+        PromptError: the prompt is empty or longer than the context.
+    """
+    if n_samples < 1:
+        raise ConfigError(f"The number of samples is {n_samples}; it must be at least 1.")
+    limit = model.config.context_length
+    if not 1 <= len(prompt) <= limit:
+        raise PromptError(f"The prompt has {len(prompt)} tokens; the model takes 1 to {limit}.")
+    weight = model.lm_head.weight
+    context = torch.tensor([list(prompt)] * n_samples, device=weight.device)  # (B, T)
+    cache = None
+    if use_cache and model.can_cache:
+        cache = KVCache(model.config, n_samples, dtype=weight.dtype, device=weight.device)
+    new = context
+    uniforms = _uniforms(config.seed, n_samples)
+    for _ in range(config.max_new_tokens):
+        logits = _last_logits(model, context if cache is None else new, cache)
+        probabilities = next_token_probabilities(logits, config, forbidden)
+        chosen = draw(probabilities, next(uniforms).to(probabilities.device))
+        yield chosen
+        new = chosen[:, None]  # (B, 1)
+        context = torch.cat([context, new], dim=1)
+        if context.shape[1] > limit:
+            context = context[:, -max(1, limit // 2) :]
+            if cache is not None:
+                cache.clear()
+                new = context
+
+
+def _last_logits(model: Transformer, ids: Tensor, cache: KVCache | None) -> Tensor:
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return model(ids, cache, last_only=True)[:, -1]  # (B, V)
+    finally:
+        model.train(was_training)
+
+
+def _uniforms(seed: int, n_samples: int) -> Iterator[Tensor]:
+    """Yield float64 numbers in [0, 1), one a sample, from generators of (seed, sample)."""
+    generators = [generator(seed, "sample", index) for index in range(n_samples)]
+    while True:
+        rows = [torch.rand(_DRAWS_AT_ONCE, generator=g, dtype=torch.float64) for g in generators]
+        yield from torch.stack(rows, dim=1)
+
+
+def stream_text(
+    model: Transformer,
+    tokenizer: CharTokenizer,
+    config: SamplingConfig,
+    *,
+    errors: str = "strict",
+    crop: bool = False,
+) -> Iterator[str]:
+    """Yield the continuation of `config.prompt` piece by piece, as it is generated."""
+    prompt = encode_prompt(
+        config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
+    )
+    for chosen in generate_tokens(model, prompt, config, forbidden=tokenizer.special_ids):
+        yield tokenizer.decode(chosen.cpu())
+
+
+def sample_text(
+    model: Transformer,
+    tokenizer: CharTokenizer,
+    config: SamplingConfig | None = None,
+    *,
+    n_samples: int = 1,
+    errors: str = "strict",
+    crop: bool = False,
+    use_cache: bool = True,
+) -> list[str]:
+    """Return `n_samples` continuations of `config.prompt`, without the prompt.
+
+    Args:
+        model: a trained (or untrained) model.
+        tokenizer: the one that it was trained with.
+        config: prompt, strategy, length and seed; the default samples 200 tokens.
+        n_samples: how many.
+        errors: what to do with unknown characters of the prompt (see `encode_prompt`).
+        crop: keep the end of a prompt that is longer than the context.
+        use_cache: False computes the whole context for every token.
+
+    Returns:
+        Texts of exactly `config.max_new_tokens` characters each.
+
+    Raises:
+        PromptError: the prompt cannot be encoded.
+    """
+    config = config or SamplingConfig()
+    prompt = encode_prompt(
+        config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
+    )
+    steps = generate_tokens(
+        model,
+        prompt,
+        config,
+        n_samples=n_samples,
+        forbidden=tokenizer.special_ids,
+        use_cache=use_cache,
+    )
+    columns = [chosen.cpu() for chosen in steps]
+    if not columns:
+        return [""] * n_samples
+    return [tokenizer.decode(row) for row in torch.stack(columns, dim=1)]

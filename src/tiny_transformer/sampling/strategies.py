@@ -1,0 +1,90 @@
+"""From logits to a token: pure functions on `(B, V)` scores.
+
+Order: forbidden tokens, temperature, top-k, top-p, draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tiny_transformer.config import SamplingConfig
+from tiny_transformer.runtime.errors import DivergedError
+
+
+def forbid(logits: Float[Tensor, "B V"], ids: Sequence[int]) -> Float[Tensor, "B V"]:
+    """Give the tokens `ids` probability zero."""
+    if not ids:
+        return logits
+    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
+
+
+def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
+    """Keep the k largest logits of each row; of equal ones the lower ids.
+
+    A k above the vocabulary keeps all. Source: Fan et al. 2018, "Hierarchical Neural
+    Story Generation", section 5.4.
+    """
+    if k >= logits.shape[-1]:
+        return logits
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    dropped = torch.ones_like(logits, dtype=torch.bool).scatter_(-1, order[..., :k], False)
+    return logits.masked_fill(dropped, float("-inf"))
+
+
+def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
+    """Keep the smallest set of likeliest tokens whose probabilities sum to at least p.
+
+    The likeliest token always stays. Source: Holtzman et al. 2020, "The Curious Case of
+    Neural Text Degeneration", section 3.1.
+    """
+    if p >= 1:
+        return logits
+    probabilities = logits.softmax(dim=-1, dtype=torch.float64)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(dim=-1) - ordered  # probability of all likelier tokens
+    late = before >= p
+    late[..., 0] = False
+    dropped = torch.zeros_like(late).scatter_(-1, order, late)
+    return logits.masked_fill(dropped, float("-inf"))
+
+
+def next_token_probabilities(
+    logits: Float[Tensor, "B V"], config: SamplingConfig, forbidden: Sequence[int] = ()
+) -> Float[Tensor, "B V"]:
+    """Return the distribution that the next token is drawn from, float64.
+
+    Raises:
+        DivergedError: a logit is NaN or +inf, or every token is excluded.
+    """
+    logits = forbid(logits.double(), forbidden)
+    largest = logits.max(dim=-1, keepdim=True).values  # NaN if any logit is
+    if not bool(torch.isfinite(largest).all()):
+        raise DivergedError("The model's logits are not finite numbers: its weights are unusable.")
+    if config.temperature == 0:
+        return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+    # Differences to the largest stay finite at any temperature; 0/0 cannot arise.
+    logits = (logits - largest) / config.temperature
+    if config.top_k is not None:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p is not None:
+        logits = keep_top_p(logits, config.top_p)
+    return logits.softmax(dim=-1)
+
+
+def draw(probabilities: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """Return one token id a row by inverting the cumulative distribution.
+
+    Args:
+        probabilities: float64 rows that sum to one.
+        uniforms: float64 numbers in [0, 1), one a row. Row i depends on number i alone,
+            so a sample does not change with its batch.
+    """
+    cumulative = probabilities.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
+    last = (cumulative < total).sum(dim=-1, keepdim=True)  # the last token that can be drawn
+    return torch.minimum(index, last).squeeze(-1)

@@ -1,0 +1,240 @@
+"""Checkpoints: a folder that holds all of a run's state, written whole or not at all.
+
+    model.safetensors       the weights, each shared one once
+    optimizer.safetensors   "<parameter>/<key>"
+    generators.safetensors  states of the global random generators
+    config.yaml  vocab.json
+    metadata.json           step, identity, and size and SHA-256 of every file above
+
+Nothing is ever unpickled: safetensors, YAML (safe loader) and JSON only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tiny_transformer.config import Config
+from tiny_transformer.config.loading import load_config, save_config
+from tiny_transformer.model.parts import Parts
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime import files
+from tiny_transformer.runtime.errors import CheckpointError, TinyError
+from tiny_transformer.runtime.random_state import generator_states
+from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.tracking.run_folder import METADATA
+from tiny_transformer.training.optimizer import Optimizer
+
+FORMAT = "tiny_transformer.checkpoint"
+VERSION = 1
+_MODEL, _OPTIMIZER, _GENERATORS = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "generators.safetensors",
+)
+_CONFIG, _VOCABULARY = "config.yaml", "vocab.json"
+_FILES = (_MODEL, _OPTIMIZER, _GENERATORS, _CONFIG, _VOCABULARY)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back and verified.
+
+    Attributes:
+        path: its folder.
+        step: optimizer steps made.
+        config: the run's settings.
+        tokenizer: its vocabulary.
+        weights: parameters by name.
+        optimizer_state: see `Optimizer.state_tensors`.
+        generators: see `generator_states`.
+        metadata: what `save_checkpoint` was given to remember, and the files' hashes.
+    """
+
+    path: Path
+    step: int
+    config: Config
+    tokenizer: CharTokenizer
+    weights: dict[str, Tensor]
+    optimizer_state: dict[str, Tensor]
+    generators: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    def build_model(
+        self, parts: Parts | None = None, device: torch.device | str = "cpu"
+    ) -> Transformer:
+        """Return the model with these weights, in evaluation mode."""
+        model = Transformer(self.config.model, parts)
+        load_weights(model, self.weights, where=str(self.path))
+        return model.to(device).eval()
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters by name, shared ones once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy `weights` into `model`; every name and shape must agree.
+
+    Raises:
+        CheckpointError: names the first parameter that is missing, surplus or misshapen.
+    """
+    own = named_weights(model)
+    missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or surplus:
+        problem = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which the model lacks"
+        raise CheckpointError(f"{where} does not fit this model: it {problem}.")
+    for name, parameter in own.items():
+        if weights[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{where} does not fit this model: {name} has shape "
+                f"{tuple(weights[name].shape)} there and {tuple(parameter.shape)} here."
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 over the names, shapes and bits of all weights, as hex."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(named_weights(model).items()):
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
+        digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    step: int,
+    config: Config,
+    tokenizer: CharTokenizer,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint folder beside `path` and rename it into place.
+
+    Args:
+        path: the folder to appear; an older one there is replaced.
+        model: whose weights are saved, with the optimizer that trains it.
+        optimizer: its state is saved.
+        step: optimizer steps made.
+        config: the run's settings.
+        tokenizer: its vocabulary.
+        metadata: JSON-ready values to remember, such as the run's id.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; what stood at
+            `path` before is unharmed.
+    """
+    path = Path(path)
+    with files.staged_directory(path) as folder:
+        for name, tensors in (
+            (_MODEL, named_weights(model)),
+            (_OPTIMIZER, optimizer.state_tensors()),
+            (_GENERATORS, generator_states()),
+        ):
+            on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+            files.write_bytes(folder / name, safetensors.torch.save(on_cpu))
+        save_config(config, folder / _CONFIG)
+        tokenizer.save(folder / _VOCABULARY)
+        record = {
+            **(metadata or {}),
+            "format": FORMAT,
+            "version": VERSION,
+            "step": step,
+            "files": {name: _fingerprint((folder / name).read_bytes()) for name in _FILES},
+        }
+        files.write_json(folder / METADATA, record)
+    return path
+
+
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint folder, verifying every byte of it.
+
+    Raises:
+        CheckpointError: it is not a checkpoint, or a file of it is missing, truncated or
+            changed; the message names the file and an older checkpoint, if there is one.
+    """
+    path = Path(path)
+    try:
+        metadata = _read_metadata(path)
+        data = {name: _read_verified(path / name, metadata["files"][name]) for name in _FILES}
+        return Checkpoint(
+            path=path,
+            step=metadata["step"],
+            config=load_config(path / _CONFIG),
+            tokenizer=CharTokenizer.load(path / _VOCABULARY),
+            weights=safetensors.torch.load(data[_MODEL]),
+            optimizer_state=safetensors.torch.load(data[_OPTIMIZER]),
+            generators=safetensors.torch.load(data[_GENERATORS]),
+            metadata=metadata,
+        )
+    except (TinyError, SafetensorError) as error:
+        raise CheckpointError(f"{error}{_way_out(path)}") from None
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    file = path / METADATA
+    if not path.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {path}.")
+    if not file.is_file():
+        raise CheckpointError(f"{path} is not a checkpoint: it has no {METADATA}.")
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CheckpointError(f"The checkpoint file {file} is damaged: it is not JSON.") from None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{file} does not describe a checkpoint of this package.")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"The checkpoint {path} has format version {metadata.get('version')}; this "
+            f"release reads version {VERSION}."
+        )
+    described = metadata.get("files")
+    whole = isinstance(described, dict) and all(isinstance(described.get(n), dict) for n in _FILES)
+    if not whole or not isinstance(metadata.get("step"), int) or metadata["step"] < 0:
+        raise CheckpointError(f"The checkpoint file {file} is damaged: fields are missing.")
+    return metadata
+
+
+def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint file {file} is missing: {error.strerror}.") from None
+    found = _fingerprint(data)
+    if found["bytes"] != expected.get("bytes"):
+        raise CheckpointError(
+            f"The checkpoint file {file} is damaged: it has {found['bytes']} bytes, and was "
+            f"saved with {expected.get('bytes')}."
+        )
+    if found["sha256"] != expected.get("sha256"):
+        raise CheckpointError(
+            f"The checkpoint file {file} is damaged: its content is not what was saved."
+        )
+    return data
+
+
+def _way_out(path: Path) -> str:
+    """Name the newest other checkpoint of the same run, if there is one."""
+    others = [
+        p for p in path.parent.glob("step-*") if p.name < path.name and (p / METADATA).is_file()
+    ]
+    return f" An older one is {max(others)}." if others else ""

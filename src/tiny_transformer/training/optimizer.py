@@ -1,0 +1,113 @@
+"""AdamW for everything, or Muon for the blocks' matrices and AdamW for the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tiny_transformer.config import OptimizerConfig
+from tiny_transformer.runtime.errors import CheckpointError
+
+
+class Optimizer:
+    """PyTorch's optimizers over a model, with one learning-rate scale and named state.
+
+    Args:
+        model: its parameters are split by shape and name: matrices decay, vectors do
+            not; with Muon the two-dimensional parameters of `blocks` go to it.
+        config: the settings.
+
+    AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization". Muon:
+    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, through
+    `torch.optim.Muon`.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self._names: dict[Tensor, str] = {
+            parameter: name for name, parameter in model.named_parameters()
+        }
+        muon, matrices, vectors = [], [], []
+        for parameter, name in self._names.items():
+            if config.name == "muon" and parameter.ndim == 2 and name.startswith("blocks."):
+                muon.append(parameter)
+            elif parameter.ndim >= 2:
+                matrices.append(parameter)
+            else:
+                vectors.append(parameter)
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.learning_rate,
+                betas=(config.beta1, config.beta2),
+                eps=config.eps,
+                fused=True,
+            )
+        ]
+        if muon:
+            self._optimizers.append(
+                torch.optim.Muon(
+                    muon,
+                    lr=config.muon_learning_rate,
+                    momentum=config.muon_momentum,
+                    weight_decay=config.weight_decay,
+                )
+            )
+        self.learning_rate = config.learning_rate
+        self._peaks = [[group["lr"] for group in o.param_groups] for o in self._optimizers]
+
+    def step(self, scale: float = 1.0) -> None:
+        """Update every parameter from its gradient, at `scale` times the learning rates."""
+        for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return all state as `{"<parameter>/<key>": tensor}`; empty before the first step."""
+        return {
+            f"{self._names[parameter]}/{key}": value
+            for optimizer in self._optimizers
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Set the state to what `state_tensors` returned.
+
+        Raises:
+            CheckpointError: the tensors belong to other parameters or other shapes.
+        """
+        by_name: dict[str, dict[str, Tensor]] = {}
+        for full_name, value in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            by_name.setdefault(name, {})[key] = value
+        unknown = by_name.keys() - set(self._names.values())
+        if unknown:
+            raise CheckpointError(
+                f"The optimizer state is for parameters that this model does not have: "
+                f"{', '.join(sorted(unknown)[:3])}."
+            )
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = by_name.get(self._names[parameter], {})
+                    for key, value in state.items():
+                        if value.ndim and value.shape != parameter.shape:
+                            raise CheckpointError(
+                                f"The optimizer state {self._names[parameter]}/{key} has shape "
+                                f"{tuple(value.shape)}; the parameter {tuple(parameter.shape)}."
+                            )
+                    if state:
+                        optimizer.state[parameter] = {
+                            key: value.clone() if value.ndim == 0 else value.to(parameter.device)
+                            for key, value in state.items()
+                        }
