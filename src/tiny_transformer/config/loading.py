@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -58,6 +58,9 @@ def config_from_dict(settings: Mapping[str, Any], *, where: str = "the config") 
 
 def validate(kind: type[T], settings: Mapping[str, Any], *, where: str) -> T:
     """Build a settings dataclass of type `kind`, explaining every problem by its dotted name."""
+    booleans = list(_misplaced_booleans(kind, settings))
+    if booleans:
+        raise ConfigError(f"{where}: " + " ".join(booleans))
     try:
         return TypeAdapter(kind).validate_python(dict(settings))
     except ValidationError as error:
@@ -70,7 +73,28 @@ def _describe(kind: type, problem: Mapping[str, Any]) -> str:
     dotted = ".".join(path)
     if problem["type"] == "unexpected_keyword_argument":
         return f"{dotted!r} is not a setting. {suggest(path[-1], _names_beside(kind, path))}"
-    return f"{dotted or 'the whole'} is {problem['input']!r}: {problem['msg'].lower()}."
+    expected = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "dataclass_type":
+        expected = "it is a section, so give names and values below it"
+    return f"{dotted or 'the whole'} is {_shown(problem['input'])}: {expected}."
+
+
+def _shown(value: Any, limit: int = 200) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _misplaced_booleans(kind: type, settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a complaint for each `true` or `yes` where a number belongs: pydantic takes it as 1."""
+    for name, hint in get_type_hints(kind).items():
+        value = settings.get(name)
+        if isinstance(value, Mapping) and isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _misplaced_booleans(hint, value, f"{prefix}{name}.")
+        elif isinstance(value, bool) and hint in (int, float, int | None, float | None):
+            yield f"{prefix}{name} is {value}: input should be a number."
 
 
 def _names_beside(kind: type, path: list[str]) -> list[str]:
@@ -84,7 +108,9 @@ def _names_beside(kind: type, path: list[str]) -> list[str]:
 def _override(settings: dict[str, Any], dotted: str, value: Any) -> None:
     *sections, name = dotted.replace("-", "_").split(".")
     for section in sections:
-        inner = settings.setdefault(section, {})
+        if settings.get(section) is None:  # missing, or a heading with nothing below it
+            settings[section] = {}
+        inner = settings[section]
         if not isinstance(inner, dict):
             raise ConfigError(f"{dotted!r} is not a setting: {section!r} has no parts.")
         settings = inner
@@ -100,14 +126,36 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"{pair!r} is not an override; write name=value, as in model.n_layers=6."
             )
-        overrides[name] = yaml.safe_load(value)
+        overrides[name] = _parse_yaml(value, f"The value of the override {pair!r}")
     return overrides
+
+
+def _parse_yaml(text: str, what: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"{what} is not usable YAML: it is nested too deeply.") from None
+    # A tag that does not fit its value escapes PyYAML as one of the plain errors.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{what} is not valid YAML: {error}") from None
+
+
+def _parse_json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{what} is not usable JSON: it is nested too deeply.") from None
+    except ValueError as error:
+        raise ConfigError(f"{what} is not valid JSON: {error}") from None
 
 
 def _locate(source: str | Path) -> Path:
     path = Path(source)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise ConfigError(f"The config {path} cannot be read: {error.strerror}.") from None
     if str(source) in preset_names():
         return presets_folder() / f"{source}.yaml"
     if path.is_dir():
@@ -122,16 +170,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file of settings as nested dictionaries."""
     try:
         text = path.read_text(encoding="utf-8")
-        loaded = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"The config {path} is not UTF-8 text: {error.reason} at byte {error.start}."
         ) from None
     except OSError as error:
         raise ConfigError(f"The config {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ConfigError(f"The config {path} is not valid {kind}: {error}") from None
+    parse = _parse_json if path.suffix == ".json" else _parse_yaml
+    loaded = parse(text, f"The config {path}")
     if loaded is None:
         return {}
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):

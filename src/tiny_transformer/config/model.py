@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tiny_transformer.config.checks import check, check_at_least, check_fraction
+from tiny_transformer.config.checks import (
+    check,
+    check_at_least,
+    check_finite,
+    check_fraction,
+)
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"]
 Norm = Literal["layer_norm", "rms_norm"]
@@ -67,13 +72,15 @@ class ModelConfig:
         if self.n_kv_heads is not None:
             check_at_least("model", "n_kv_heads", self.n_kv_heads, 1)
         check_fraction("model", "dropout", self.dropout)
+        check_finite("model", "norm_eps", self.norm_eps)
         check(self.norm_eps > 0, f"model.norm_eps is {self.norm_eps}; it must be above 0.")
+        check_finite("model", "rotary_base", self.rotary_base)
         check(self.rotary_base > 1, f"model.rotary_base is {self.rotary_base}; it must be above 1.")
         check(
             self.d_model % self.n_heads == 0,
             f"model.d_model is {self.d_model} and model.n_heads is {self.n_heads}: the heads share "
             f"the width, so d_model must be a multiple of n_heads, for instance "
-            f"{max(1, round(self.d_model / self.n_heads)) * self.n_heads}.",
+            f"{-(-self.d_model // self.n_heads) * self.n_heads}.",
         )
         check(
             self.n_heads % self.kv_heads == 0,

@@ -54,5 +54,12 @@ _NOT_HASHED = ("run_name", "runs_dir")
 def config_hash(config: Config) -> str:
     """Return 16 hex digits that change with every setting that can change the numbers."""
     settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_HASHED}
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_canonical(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """Write equal numbers alike, so that equal configs have equal hashes: 1.0 as 1."""
+    if isinstance(value, dict):
+        return {name: _canonical(inner) for name, inner in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value

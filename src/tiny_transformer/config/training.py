@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tiny_transformer.config.checks import check, check_at_least
+from tiny_transformer.config.checks import check, check_at_least, check_finite
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "weight_decay", "muon_learning_rate"):
             value = getattr(self, name)
+            check_finite("optimizer", name, value)
             check(value >= 0, f"optimizer.{name} is {value}; it must be at least 0.")
         for name in ("beta1", "beta2", "muon_momentum"):
             value = getattr(self, name)
             check(
                 0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0 and below 1."
             )
+        check_finite("optimizer", "eps", self.eps)
         check(self.eps > 0, f"optimizer.eps is {self.eps}; it must be above 0.")
 
 
@@ -110,6 +112,7 @@ class TrainingConfig:
             check_at_least("training", name, getattr(self, name), 0)
         if self.stop_at is not None:
             check_at_least("training", "stop_at", self.stop_at, 1)
+        check_finite("training", "grad_clip", self.grad_clip)
         check(
             self.grad_clip >= 0,
             f"training.grad_clip is {self.grad_clip}; it must be at least 0 (0 is off).",
