@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from tiny_transformer.config import Config, DataConfig
 from tiny_transformer.data.dataloader import DataLoader
 from tiny_transformer.data.dataset import Split, WindowDataset, split_corpus
 from tiny_transformer.data.prepared import prepare
+from tiny_transformer.runtime.errors import DataError
 from tiny_transformer.text.tokenizer import CharTokenizer
 
 
@@ -40,8 +42,8 @@ def load_run_data(config: Config) -> RunData:
     corpus = prepare(config.data, tokenizer)
     split = split_corpus(corpus.tokens, config.data.val_fraction, config.data.split_seed)
     context = config.model.context_length
-    _check_validation(split, context)
-    dataset = WindowDataset(split.train, context, config.data.stride, part="training")
+    _windows(split, "validation", context)
+    dataset = _windows(split, "training", context, config.data.stride)
     loader = DataLoader(
         dataset,
         config.training.batch_size,
@@ -62,9 +64,23 @@ def load_validation(
     """
     corpus = prepare(config, tokenizer)
     split = split_corpus(corpus.tokens, config.val_fraction, config.split_seed)
-    _check_validation(split, context_length)
+    _windows(split, "validation", context_length)
     return split.validation
 
 
-def _check_validation(split: Split, context_length: int) -> None:
-    WindowDataset(split.validation, context_length, part="validation")  # refuses a short part
+def _windows(
+    split: Split, part: str, context_length: int, stride: int | None = None
+) -> WindowDataset:
+    """Cut a part into windows; say which part, and how long the corpus must be, if it is short."""
+    tokens = split.train if part == "training" else split.validation
+    try:
+        return WindowDataset(tokens, context_length, stride)
+    except DataError as error:
+        n_validation = len(split.validation)
+        n_tokens = n_validation + sum(map(len, split.train))
+        n_part = n_validation if part == "validation" else n_tokens - n_validation
+        needed = math.ceil((context_length + 1) * n_tokens / max(1, n_part))
+        raise DataError(
+            f"The {part} part of the corpus is shorter than one window. {error} With this "
+            f"split the whole corpus needs about {needed} characters, and has {n_tokens}."
+        ) from None
