@@ -26,7 +26,7 @@ from tiny_transformer.config.loading import (
 from tiny_transformer.runtime.errors import ConfigError
 
 relaxed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 fractions = st.floats(0.01, 0.99)
@@ -135,7 +135,7 @@ def test_overrides_are_read_as_yaml() -> None:
 
 @pytest.mark.requirement("config.overrides")
 @pytest.mark.parametrize(
-    "pair", ["model.n_layers", "=3", "a=[1", "a=!!bool foo", "a=!!int ''", "a=" + "[" * 10**5]
+    "pair", ["model.n_layers", "=3", "a=[1", "a=!!bool foo", "a=!!int ''", "a=" + "[" * 3000]
 )
 def test_an_override_that_cannot_be_read_is_refused(pair: str) -> None:
     with pytest.raises(ConfigError, match="override"):
@@ -244,7 +244,7 @@ def _refusal(path: Path, text: str | bytes) -> str:
         ("a: !!bool foo", ["not valid YAML"]),
         ("a: !!timestamp foo", ["not valid YAML"]),
         ("a: !!int ''", ["not valid YAML"]),
-        ("[" * 100_000, ["too deeply"]),
+        ("[" * 3000, ["too deeply"]),
         (b"model: \xff\xfe", ["not UTF-8", "byte 7"]),
         (b"\x00", ["not valid YAML"]),
     ],
@@ -266,7 +266,7 @@ def test_a_wrong_yaml_file_is_refused_by_name(
         ("3", ["int"]),
         ('{"model": {"n_layer": 1}}', ["Did you mean 'n_layers'?"]),
         ('{"optimizer": {"learning_rate": NaN}}', ["optimizer.learning_rate", "nan"]),
-        ("[" * 100_000, ["too deeply"]),
+        ("[" * 3000, ["too deeply"]),
         ("9" * 5000, ["not valid JSON"]),
         (b"\xff", ["not UTF-8"]),
     ],
@@ -351,7 +351,7 @@ nested = st.recursive(
 
 
 @pytest.mark.requirement("config.refused")
-@settings(relaxed, max_examples=300)
+@settings(relaxed, max_examples=120)
 @given(tree=st.dictionaries(st.sampled_from([*SECTION_NAMES, "run_name", "x"]), nested, max_size=4))
 def test_any_tree_of_values_gives_a_config_or_a_config_error(tree: dict[str, Any]) -> None:
     try:
@@ -363,7 +363,7 @@ def test_any_tree_of_values_gives_a_config_or_a_config_error(tree: dict[str, Any
 
 
 @pytest.mark.requirement("config.refused")
-@settings(relaxed, max_examples=300)
+@settings(relaxed, max_examples=120)
 @given(text=st.text(alphabet="ab01:{}[]-!&*#'\"|>%@` \n\t.=_~?,x", max_size=30))
 def test_any_text_gives_a_config_or_a_config_error(text: str, tmp_path: Path) -> None:
     for suffix in (".yaml", ".json"):

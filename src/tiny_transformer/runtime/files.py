@@ -78,7 +78,11 @@ def make_directory(path: Path, *, exist_ok: bool = True) -> Path:
         for folder in [*reversed(path.parents), path]:
             if folder.is_dir() and (exist_ok or folder != path):
                 continue
-            os_mkdir(folder)
+            try:
+                os_mkdir(folder)
+            except FileExistsError:  # another process may have been first
+                if not folder.is_dir() or (folder == path and not exist_ok):
+                    raise
     return path
 
 
@@ -131,11 +135,13 @@ def staged_directory(path: Path) -> Iterator[Path]:
                 os_replace(path, old)
             try:
                 os_replace(staged, path)
+                _sync_directory(path.parent)
             except BaseException:
+                if not staged.exists():
+                    os_replace(path, staged)
                 if old.exists():
                     os_replace(old, path)
                 raise
-            _sync_directory(path.parent)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise
@@ -157,11 +163,17 @@ class Writer:
             self._descriptor: int | None = os.open(path, flags, 0o644)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append `data`, all of it, or raise `StorageError`."""
+        """Append `data`; where that fails, cut off what was begun and raise `StorageError`."""
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed")
         with explained(self.path):
-            _write_all(self._descriptor, data)
+            whole = os.fstat(self._descriptor).st_size
+            try:
+                _write_all(self._descriptor, data)
+            except BaseException:
+                os.ftruncate(self._descriptor, whole)
+                os.lseek(self._descriptor, whole, os.SEEK_SET)
+                raise
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""

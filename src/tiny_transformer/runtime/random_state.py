@@ -56,10 +56,15 @@ def generator_states() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             states[f"cuda.{index}"] = state
-    _, keys, position, _, _ = np.random.get_state()
+    _, keys, position, has_spare, spare = np.random.get_state()
     states["numpy"] = torch.tensor([*np.asarray(keys).tolist(), int(position)], dtype=torch.int64)
-    version, internal, _ = random.getstate()
+    states["numpy.spare"] = torch.tensor([has_spare, spare], dtype=torch.float64)
+    version, internal, next_gauss = random.getstate()
     states["python"] = torch.tensor([version, *internal], dtype=torch.int64)
+    # Normal draws come in pairs; the second waits here for its turn.
+    states["python.spare"] = torch.tensor(
+        [next_gauss is not None, next_gauss or 0.0], dtype=torch.float64
+    )
     return states
 
 
@@ -71,6 +76,10 @@ def restore_generator_states(states: dict[str, Tensor]) -> None:
             if f"cuda.{index}" in states:
                 torch.cuda.set_rng_state(states[f"cuda.{index}"], index)
     keys = states["numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(keys[:-1], dtype=np.uint32), keys[-1], 0, 0.0))
+    has_spare, spare = states["numpy.spare"].tolist()
+    np.random.set_state(
+        ("MT19937", np.array(keys[:-1], dtype=np.uint32), keys[-1], int(has_spare), spare)
+    )
     version, *internal = states["python"].tolist()
-    random.setstate((version, tuple(internal), None))
+    has_next, next_gauss = states["python.spare"].tolist()
+    random.setstate((version, tuple(internal), next_gauss if has_next else None))
