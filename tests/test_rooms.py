@@ -1,8 +1,13 @@
-"""Imports go down the floors of the package, never up, and never in a circle."""
+"""Imports go down the floors of the package, never up, and never in a circle.
+
+An import for type checking alone is held to the floors like any other. It makes no circle: it
+is never run, and two files of one room may name each other's types.
+"""
 
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -72,10 +77,34 @@ def imported_names(module: str, tree: ast.AST) -> Iterator[str]:
                 yield str(name.value)
 
 
-def import_graph(modules: Mapping[str, ast.Module]) -> dict[str, set[str]]:
-    """Return for each file the files of the package that it imports."""
+class WithoutTypeChecking(ast.NodeTransformer):
+    """Drops what stands under `if TYPE_CHECKING:`."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if for_type_checking(node) else node
+
+
+def for_type_checking(node: ast.AST) -> bool:
+    """Tell whether a statement is `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    }
+
+
+def import_graph(
+    modules: Mapping[str, ast.Module], *, for_types: bool = True
+) -> dict[str, set[str]]:
+    """Return for each file the files of the package that it imports.
+
+    Args:
+        modules: the parsed files.
+        for_types: whether imports for type checking alone count.
+    """
     graph = {}
-    for module, tree in modules.items():
+    for module, parsed in modules.items():
+        tree = parsed if for_types else WithoutTypeChecking().visit(copy.deepcopy(parsed))
         found = {resolve(name, modules) for name in imported_names(module, tree)}
         graph[module] = {name for name in found if name is not None} - {module}
     return graph
@@ -132,8 +161,7 @@ def eager_imports(tree: ast.Module, modules: Mapping[str, object]) -> list[str]:
     eager = [
         node
         for node in tree.body
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) and not for_type_checking(node)
     ]
     found = [
         resolve(name, modules)
@@ -157,7 +185,7 @@ def test_imports_go_down_the_floors(modules: dict[str, ast.Module]) -> None:
 
 @pytest.mark.requirement("setup.rooms")
 def test_no_imports_go_in_a_circle(modules: dict[str, ast.Module]) -> None:
-    assert find_circle(import_graph(modules)) == []
+    assert find_circle(import_graph(modules, for_types=False)) == []
 
 
 @pytest.mark.requirement("setup.rooms")
@@ -167,12 +195,12 @@ def test_the_top_of_the_package_imports_no_room_until_asked(
     assert eager_imports(modules[f"{PACKAGE}.__init__"], modules) == []
 
 
-def plant(folder: Path, files: Mapping[str, str]) -> dict[str, set[str]]:
+def plant(folder: Path, files: Mapping[str, str], *, for_types: bool = True) -> dict[str, set[str]]:
     for name, content in files.items():
         path = folder / PACKAGE / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    return import_graph(read_package(folder))
+    return import_graph(read_package(folder), for_types=for_types)
 
 
 PLANTED = {
@@ -206,6 +234,7 @@ def test_the_checker_passes_a_house_in_order(tmp_path: Path) -> None:
         "import importlib\nimportlib.import_module('tiny_transformer.training.trainer')",
         "from tiny_transformer import Trainer",
         "import tiny_transformer",
+        "if TYPE_CHECKING:\n    from tiny_transformer.training import trainer",
     ],
 )
 def test_the_checker_catches_an_upward_import(tmp_path: Path, line: str) -> None:
@@ -235,10 +264,19 @@ def test_the_checker_catches_a_room_without_a_floor(tmp_path: Path) -> None:
     ],
 )
 def test_the_checker_catches_a_circle(tmp_path: Path, files: dict[str, str]) -> None:
-    circle = find_circle(plant(tmp_path, PLANTED | files))
+    circle = find_circle(plant(tmp_path, PLANTED | files, for_types=False))
     assert set(circle) == {
         f"tiny_transformer.{name.removesuffix('.py').replace('/', '.')}" for name in files
     }
+
+
+def test_types_may_name_each_other(tmp_path: Path) -> None:
+    a = "if TYPE_CHECKING:\n    from .b import B\nelse:\n    from . import mlp\n"
+    files = PLANTED | {"model/a.py": a, "model/b.py": "from .a import A"}
+    assert find_circle(plant(tmp_path, files))
+    graph = plant(tmp_path, files, for_types=False)
+    assert graph["tiny_transformer.model.a"] == {"tiny_transformer.model.mlp"}
+    assert find_circle(graph) == []
 
 
 @pytest.mark.parametrize(
