@@ -18,11 +18,6 @@ def check_at_least(section: str, name: str, value: int, least: int) -> None:
     check(value >= least, f"{section}.{name} is {value}; it must be at least {least}.")
 
 
-def check_fraction(section: str, name: str, value: float) -> None:
-    """Raise `ConfigError` unless 0 <= value < 1."""
-    check(0 <= value < 1, f"{section}.{name} is {value}; it must be at least 0 and below 1.")
-
-
 def check_finite(section: str, name: str, value: float) -> None:
     """Raise `ConfigError` if `value` is infinite or not a number."""
     check(math.isfinite(value), f"{section}.{name} is {value}; it must be a finite number.")

@@ -9,7 +9,6 @@ from tiny_transformer.config.checks import (
     check,
     check_at_least,
     check_finite,
-    check_fraction,
 )
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"]
@@ -40,7 +39,7 @@ class ModelConfig:
     vocab_size: int = 99
     """Number of tokens; the character vocabulary has 99."""
     dropout: float = 0.1
-    """Probability that dropout zeroes a value while training."""
+    """Probability that dropout zeroes a value while training, to the nearest 1/256."""
     activation: Activation = "gelu"
     """Non-linearity of the MLP; gelu is the erf form, gelu_tanh GPT-2's approximation."""
     norm: Norm = "layer_norm"
@@ -71,7 +70,10 @@ class ModelConfig:
             check_at_least("model", "d_ff", self.d_ff, 1)
         if self.n_kv_heads is not None:
             check_at_least("model", "n_kv_heads", self.n_kv_heads, 1)
-        check_fraction("model", "dropout", self.dropout)
+        check(
+            0 <= self.dropout_probability < 1,
+            f"model.dropout is {self.dropout}; it must be at least 0 and at most 0.998.",
+        )
         check_finite("model", "norm_eps", self.norm_eps)
         check(self.norm_eps > 0, f"model.norm_eps is {self.norm_eps}; it must be above 0.")
         check_finite("model", "rotary_base", self.rotary_base)
@@ -101,6 +103,11 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Width of one head."""
         return self.d_model // self.n_heads
+
+    @property
+    def dropout_probability(self) -> float:
+        """`dropout` as it is applied: rounded to a multiple of 1/256, which eight bits can draw."""
+        return round(self.dropout * 256) / 256
 
     @property
     def kv_heads(self) -> int:

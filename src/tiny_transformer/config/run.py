@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from tiny_transformer.config.checks import check
@@ -47,13 +48,14 @@ class Config:
         return dataclasses.asdict(self)
 
 
-# What a run is called and where it lies does not change its numbers.
-_NOT_HASHED = ("run_name", "runs_dir")
-
-
 def config_hash(config: Config) -> str:
-    """Return 16 hex digits that change with every setting that can change the numbers."""
-    settings = {name: value for name, value in config.to_dict().items() if name not in _NOT_HASHED}
+    """Return 16 hex digits that change with every setting that can change the numbers.
+
+    What a run is called, where it and its corpus lie, and where it pauses do not.
+    """
+    settings = config.to_dict()
+    del settings["run_name"], settings["runs_dir"], settings["training"]["stop_at"]
+    settings["data"]["corpus"] = PurePath(config.data.corpus).name
     text = json.dumps(_canonical(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

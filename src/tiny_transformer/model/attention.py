@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
+from tiny_transformer.model.dropout import dropout as drop
 from tiny_transformer.model.kv_cache import LayerCache
 from tiny_transformer.model.layer_norm import RMSNorm
 from tiny_transformer.model.positional import RotaryTable
@@ -52,12 +53,12 @@ def explicit_attention(
         The output, and the weights before dropout: each row sums to one over the keys.
         Source: Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
     """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, Tq, Tk)
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, Tq, Tk)
     mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
-    scores = scores.masked_fill(~mask, float("-inf"))
+    scores = torch.where(mask, scores, float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(q.dtype, torch.float32))
     weights = weights.to(v.dtype)
-    return F.dropout(weights, dropout, training=dropout > 0) @ v, weights
+    return drop(weights, dropout) @ v, weights
 
 
 def fused_attention(
@@ -68,9 +69,13 @@ def fused_attention(
 ) -> Float[Tensor, "B H Tq D"]:
     """Compute what `explicit_attention` computes, without storing the weights.
 
+    PyTorch's kernel for CPUs knows no dropout; there the explicit form takes over.
+
     Source: Dao et al. 2022, "FlashAttention", through PyTorch's
     `scaled_dot_product_attention`.
     """
+    if dropout > 0 and q.device.type == "cpu":
+        return explicit_attention(q, k, v, dropout)[0]
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     whole = n_queries == n_keys
     mask = None if whole or n_queries == 1 else causal_mask(n_queries, n_keys, q.device)
@@ -97,7 +102,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         width, kv_width = config.d_model, config.kv_heads * config.head_dim
         self.head_dim = config.head_dim
-        self.dropout = config.dropout
+        self.dropout = config.dropout_probability
         self.backend = config.backend
         self.q_proj = nn.Linear(width, width, bias=config.bias)
         self.k_proj = nn.Linear(width, kv_width, bias=config.bias)

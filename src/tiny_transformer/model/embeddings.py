@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
+from tiny_transformer.model.dropout import Dropout
 
 if TYPE_CHECKING:
     from tiny_transformer.model.parts import Parts
@@ -52,7 +53,7 @@ class Embeddings(nn.Module):
         self.token = parts.token_embedding(config)
         added = config.position in ("learned", "sinusoidal")
         self.position = parts.positional_embedding(config) if added else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_probability)
 
     def forward(self, ids: Int[Tensor, "B T"], offset: int = 0) -> Float[Tensor, "B T C"]:
         """Embed ids whose first position is `offset`."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
+from tiny_transformer.model.dropout import Dropout
 from tiny_transformer.model.kv_cache import LayerCache
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class TransformerBlock(nn.Module):
         self.attention = parts.attention(config)
         self.norm2 = parts.build_norm(config)
         self.mlp = parts.mlp(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_probability)
 
     def forward(
         self, x: Float[Tensor, "B T C"], cache: LayerCache | None = None

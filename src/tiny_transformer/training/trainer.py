@@ -34,8 +34,8 @@ from tiny_transformer.runtime.errors import CheckpointError, ConfigError, DataEr
 from tiny_transformer.runtime.random_state import forked_rng, restore_generator_states
 from tiny_transformer.sampling.sampler import encode_prompt, sample_text
 from tiny_transformer.tracking.console import ConsoleReporter
+from tiny_transformer.tracking.recorder import RunRecorder
 from tiny_transformer.tracking.run_folder import RunFolder, find_run
-from tiny_transformer.tracking.run_log import RunLog
 from tiny_transformer.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -181,20 +181,19 @@ class Trainer:
             StorageError: the disk is full, or the run's folder cannot be written.
         """
         folder = self._folder = self._folder or self._create_folder()
-        self._identity = {
+        identity = {
             "run_id": folder.run_id,
             "config_hash": config_hash(self.config),
             "git_commit": git_commit(),
         }
-        self._log = RunLog(folder.log, self._identity)
+        record = self._record = RunRecorder(folder, identity, self.reporter)
         try:
-            self._log_start()
+            self._record_start()
             with self._stop:
-                self.reporter.start(self.step, self.config.training.last_step)
-                return self._loop(folder)
+                record.progress(self.step, self.config.training.last_step)
+                return self._loop()
         finally:
-            self.reporter.close()
-            self._log.close()
+            record.close()
 
     def _create_folder(self) -> RunFolder:
         folder = RunFolder.create(self.config.runs_dir, self.config.run_name)
@@ -204,8 +203,8 @@ class Trainer:
         self.data.tokenizer.save(folder.path / "vocab.json")
         return folder
 
-    def _log_start(self) -> None:
-        self._log.write(
+    def _record_start(self) -> None:
+        self._record.event(
             "start" if self._resumed is None else "resume",
             self.step,
             seed=self.config.training.seed,
@@ -215,16 +214,18 @@ class Trainer:
             device=str(self.device),
             precision=self.precision,
             n_parameters=self.model.n_parameters(),
+            dropout=self.config.model.dropout_probability,
             init_from=self._init_from,
             resumed_from=None if self._resumed is None else str(self._resumed.path),
         )
 
-    def _loop(self, folder: RunFolder) -> TrainingResult:
+    def _loop(self) -> TrainingResult:
         settings, first_sample = self.config.training, None
+        folder = self._record.folder
         saved_at = self.step if self._resumed is not None else None
         try:
             if self._resumed is None:
-                first_sample = self._sample(folder)
+                first_sample = self._sample()
             while self.step < settings.last_step:
                 self._stop.check()
                 self._update()
@@ -233,22 +234,22 @@ class Trainer:
                 if _due(self.step, settings.eval_every):
                     self._evaluate()
                 if _due(self.step, settings.sample_every):
-                    self._sample(folder)
+                    self._sample()
                 if _due(self.step, settings.checkpoint_every):
-                    self._save(folder)
+                    self._save()
                     saved_at = self.step
             evaluation = self._evaluate()
-            last_sample = self._sample(folder)
+            last_sample = self._sample()
         except StopRequested:
             if saved_at != self.step:
-                self._save(folder)
-            self._log.write("interrupted", self.step)
+                self._save()
+            self._record.event("interrupted", self.step)
             raise InterruptedRunError(
                 f"Interrupted after step {self.step}; everything is saved. Go on with: "
                 f"tiny resume {folder.path}"
             ) from None
-        self._save(folder)
-        self._log.write("end", self.step, train_seconds=round(self._train_seconds, 3))
+        self._save()
+        self._record.event("end", self.step, train_seconds=round(self._train_seconds, 3))
         return TrainingResult(
             folder, self.step, evaluation, first_sample, last_sample, self._train_seconds
         )
@@ -276,9 +277,8 @@ class Trainer:
             "grad_norm": grad_norm,
             "tokens_per_second": settings.batch_size * self.config.model.context_length / seconds,
         }
-        if _due(self.step, settings.log_every) or self.step == settings.last_step:
-            self._log.write("train", self.step, **metrics)
-        self.reporter.step(self.step, metrics)
+        logged = _due(self.step, settings.log_every) or self.step == settings.last_step
+        self._record.update(self.step, metrics, logged=logged)
 
     def _accumulate_gradients(self, step: int) -> float:
         """Run forward and backward over the micro-batches; return the batch's mean loss."""
@@ -297,7 +297,7 @@ class Trainer:
     def _diverged(self, step: int, loss: float, grad_norm: float) -> None:
         windows = self.data.loader.indices(step).tolist()
         shown = ", ".join(map(str, windows[:8])) + (", ..." if len(windows) > 8 else "")
-        self._log.write("diverged", step + 1, loss=loss, grad_norm=grad_norm, windows=windows)
+        self._record.event("diverged", step + 1, loss=loss, grad_norm=grad_norm, windows=windows)
         raise DivergedError(
             f"Training diverged at step {step + 1}: loss {loss}, gradient norm {grad_norm}, on "
             f"the batch of windows {shown}. The update was not made, and earlier checkpoints "
@@ -314,22 +314,16 @@ class Trainer:
             precision=self.precision,
             on_batch=self._stop.check,
         )
-        metrics = evaluation_metrics(evaluation)
-        self._log.write("eval", self.step, **metrics)
-        self.reporter.evaluation(self.step, metrics)
+        self._record.evaluation(self.step, evaluation_metrics(evaluation))
         return evaluation
 
-    def _sample(self, folder: RunFolder) -> str:
-        prompt = self.config.sampling.prompt
+    def _sample(self) -> str:
         text = sample_text(self.model, self.data.tokenizer, self.config.sampling)[0]
-        path = folder.sample(self.step)
-        files.make_directory(path.parent)
-        files.write_text(path, prompt + text)
-        self._log.write("sample", self.step, prompt=prompt, text=text)
-        self.reporter.sample(self.step, text)
+        self._record.sample(self.step, self.config.sampling.prompt, text)
         return text
 
-    def _save(self, folder: RunFolder) -> None:
+    def _save(self) -> None:
+        folder = self._record.folder
         path = save_checkpoint(
             folder.checkpoint(self.step),
             model=self.model,
@@ -337,9 +331,9 @@ class Trainer:
             step=self.step,
             config=self.config,
             tokenizer=self.data.tokenizer,
-            metadata={**self._identity, "data_fingerprint": self.data.fingerprint},
+            metadata={**self._record.identity, "data_fingerprint": self.data.fingerprint},
         )
-        self._log.write("checkpoint", self.step, path=str(path.relative_to(folder.path)))
+        self._record.event("checkpoint", self.step, path=str(path.relative_to(folder.path)))
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
