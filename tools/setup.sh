@@ -83,7 +83,9 @@ install() {
 
 make_venv() {
     local python
-    if [ -x "$VENV_PYTHON" ] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
+    # One that has no pip yet (made by another tool, or half made) gets it.
+    if version_of "$VENV_PYTHON" >/dev/null && { "$VENV_PYTHON" -m pip --version ||
+        "$VENV_PYTHON" -m ensurepip; } >/dev/null 2>&1; then
         recent_enough "$VENV_PYTHON" ||
             fail "$VENV has Python $(version_of "$VENV_PYTHON"); 3.11 or newer is needed." \
                 "Remove it (rm -rf $VENV) and run the same make command again."
