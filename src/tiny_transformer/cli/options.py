@@ -15,7 +15,7 @@ T = TypeVar("T")
 class RunReference:
     """Which run."""
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """A run's folder, a run id, or a checkpoint's folder."""
     runs_dir: str = "runs"
     """Where run ids are looked up."""

@@ -88,7 +88,7 @@ def compute_val_loss(
         on_batch: called with (targets done, targets in all) after each batch.
 
     Returns:
-        The mean over every target, summed in float64.
+        The mean over every target; batches are summed in float64.
 
     Raises:
         DataError: there are fewer than two tokens.
@@ -103,7 +103,7 @@ def compute_val_loss(
         with torch.inference_mode(), autocast(device, precision):
             for x, y in evaluation_batches(tokens, context_length, batch_size):
                 logits = model(x.to(device))
-                total += compute_loss(logits, y.to(device), reduction="sum").double().item()
+                total += compute_loss(logits, y.to(device), reduction="sum").item()
                 n_targets += y.numel()
                 if on_batch is not None:
                     on_batch(n_targets, len(tokens) - 1)

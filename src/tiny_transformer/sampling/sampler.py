@@ -77,7 +77,7 @@ def generate_tokens(
     forbidden: Sequence[int] = (),
     use_cache: bool = True,
 ) -> Iterator[Int[Tensor, " n_samples"]]:
-    """Yield `config.max_new_tokens` times the next id of each sample.
+    """Yield `config.max_new_tokens` times the next id of each sample, on the CPU.
 
     Args:
         model: is put into evaluation mode for each step, and back into its own.
@@ -104,10 +104,9 @@ def generate_tokens(
     uniforms = _uniforms(config.seed, n_samples)
     for _ in range(config.max_new_tokens):
         logits = _last_logits(model, context if cache is None else new, cache)
-        probabilities = next_token_probabilities(logits, config, forbidden)
-        chosen = draw(probabilities, next(uniforms).to(probabilities.device))
+        chosen = draw(next_token_probabilities(logits, config, forbidden), next(uniforms))
         yield chosen
-        new = chosen[:, None]  # (B, 1)
+        new = chosen[:, None].to(weight.device)  # (B, 1)
         context = torch.cat([context, new], dim=1)
         if context.shape[1] > limit:
             context = context[:, -max(1, limit // 2) :]
@@ -121,7 +120,7 @@ def _last_logits(model: Transformer, ids: Tensor, cache: KVCache | None) -> Tens
     model.eval()
     try:
         with torch.inference_mode():
-            return model(ids, cache, last_only=True)[:, -1]  # (B, V)
+            return model(ids, cache, last_only=True)[:, -1].cpu()  # (B, V)
     finally:
         model.train(was_training)
 
@@ -147,7 +146,7 @@ def stream_text(
         config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
     )
     for chosen in generate_tokens(model, prompt, config, forbidden=tokenizer.special_ids):
-        yield tokenizer.decode(chosen.cpu())
+        yield tokenizer.decode(chosen)
 
 
 def sample_text(
@@ -189,7 +188,7 @@ def sample_text(
         forbidden=tokenizer.special_ids,
         use_cache=use_cache,
     )
-    columns = [chosen.cpu() for chosen in steps]
+    columns = list(steps)
     if not columns:
         return [""] * n_samples
     return [tokenizer.decode(row) for row in torch.stack(columns, dim=1)]

@@ -283,7 +283,7 @@ class Trainer:
     def _accumulate_gradients(self, step: int) -> float:
         """Run forward and backward over the micro-batches; return the batch's mean loss."""
         settings = self.config.training
-        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        losses = []
         for micro_step, (x, y) in enumerate(self.data.loader.micro_batches(step)):
             x, y = x.to(self.device), y.to(self.device)  # (B, T) int64
             with forked_rng(settings.seed, "forward", step, micro_step, _RANK, device=self.device):
@@ -291,8 +291,8 @@ class Trainer:
                     logits = self.model(x)  # (B, T, V) float32
                 loss = compute_loss(logits, y) / settings.accumulation_steps
             loss.backward()
-            total += loss.detach()
-        return total.item()
+            losses.append(loss.detach())
+        return torch.stack(losses).cpu().double().sum().item()
 
     def _diverged(self, step: int, loss: float, grad_norm: float) -> None:
         windows = self.data.loader.indices(step).tolist()
