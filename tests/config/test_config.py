@@ -33,7 +33,7 @@ OUT_OF_RANGE = [
     (ModelConfig, "d_ff", 0),
     (ModelConfig, "n_kv_heads", 0),
     (ModelConfig, "n_kv_heads", -2),
-    *[(ModelConfig, "dropout", value) for value in (-0.1, 1.0, 1.5, NAN)],
+    *[(ModelConfig, "dropout", value) for value in (-0.1, -0.001, 1.0, 1.5, NAN, INFINITY)],
     *[(ModelConfig, "norm_eps", value) for value in (0.0, -1e-5, NAN, INFINITY)],
     *[(ModelConfig, "rotary_base", value) for value in (1.0, -10.0, NAN, INFINITY)],
     (DataConfig, "corpus", ""),
@@ -83,6 +83,7 @@ def test_a_value_out_of_range_is_refused_by_its_name(kind: Any, name: str, value
 
 EDGES = [
     (ModelConfig, "dropout", 0.0),
+    (ModelConfig, "dropout", 0.998),
     (ModelConfig, "n_layers", 1),
     (OptimizerConfig, "learning_rate", 0.0),
     (OptimizerConfig, "beta1", 0.0),
@@ -201,6 +202,7 @@ EVERY_SETTING = [
     (section, name, value)
     for section, kind in SECTIONS.items()
     for name, value in _other_values(kind)
+    if (section, name) != ("training", "stop_at")  # where a run pauses changes no number
 ]
 
 
@@ -213,8 +215,19 @@ def test_the_hash_changes_with_every_setting(section: str, name: str, value: obj
 
 
 @pytest.mark.requirement("config.stored-and-hashed")
-def test_the_hash_does_not_change_with_the_name_or_place_of_a_run() -> None:
-    assert config_hash(Config(run_name="mine", runs_dir="/elsewhere")) == config_hash(Config())
+def test_the_hash_does_not_change_with_the_name_place_or_pause_of_a_run() -> None:
+    paused = TrainingConfig(stop_at=3)
+    same = Config(run_name="mine", runs_dir="/elsewhere", training=paused)
+    assert config_hash(same) == config_hash(Config())
+
+
+@pytest.mark.requirement("config.stored-and-hashed")
+def test_the_hash_changes_with_the_name_of_a_corpus_but_not_with_its_place() -> None:
+    hashes = {
+        name: config_hash(Config(data=DataConfig(corpus=name)))
+        for name in ("/here/plays.txt", "/there/plays.txt", "/here/poems.txt")
+    }
+    assert hashes["/here/plays.txt"] == hashes["/there/plays.txt"] != hashes["/here/poems.txt"]
 
 
 @pytest.mark.requirement("config.stored-and-hashed")

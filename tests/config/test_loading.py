@@ -47,7 +47,7 @@ configs = st.builds(
         optional={
             "n_layers": st.integers(1, 100),
             "d_ff": st.none() | st.integers(1, 10**6),
-            "dropout": st.floats(0, 0.999),
+            "dropout": st.floats(0, 0.998),
             "norm_eps": st.floats(1e-12, 1.0),
             "rotary_base": st.floats(1.5, 1e9),
             "bias": st.booleans(),
@@ -135,7 +135,7 @@ def test_overrides_are_read_as_yaml() -> None:
 
 @pytest.mark.requirement("config.overrides")
 @pytest.mark.parametrize(
-    "pair", ["model.n_layers", "=3", "a=[1", "a=!!bool foo", "a=!!int ''", "a=" + "[" * 3000]
+    "pair", ["model.n_layers", "=3", "a=[1", "a=!!bool foo", "a=!!int ''", "a=" + "[" * 1000]
 )
 def test_an_override_that_cannot_be_read_is_refused(pair: str) -> None:
     with pytest.raises(ConfigError, match="override"):
@@ -244,7 +244,7 @@ def _refusal(path: Path, text: str | bytes) -> str:
         ("a: !!bool foo", ["not valid YAML"]),
         ("a: !!timestamp foo", ["not valid YAML"]),
         ("a: !!int ''", ["not valid YAML"]),
-        ("[" * 3000, ["too deeply"]),
+        ("[" * 1000, ["too deeply"]),
         (b"model: \xff\xfe", ["not UTF-8", "byte 7"]),
         (b"\x00", ["not valid YAML"]),
     ],
@@ -266,7 +266,7 @@ def test_a_wrong_yaml_file_is_refused_by_name(
         ("3", ["int"]),
         ('{"model": {"n_layer": 1}}', ["Did you mean 'n_layers'?"]),
         ('{"optimizer": {"learning_rate": NaN}}', ["optimizer.learning_rate", "nan"]),
-        ("[" * 3000, ["too deeply"]),
+        ("[" * 100_000, ["too deeply"]),
         ("9" * 5000, ["not valid JSON"]),
         (b"\xff", ["not UTF-8"]),
     ],

@@ -71,7 +71,7 @@ class ModelConfig:
         if self.n_kv_heads is not None:
             check_at_least("model", "n_kv_heads", self.n_kv_heads, 1)
         check(
-            0 <= self.dropout_probability < 1,
+            0 <= self.dropout < 1 and self.dropout_probability < 1,
             f"model.dropout is {self.dropout}; it must be at least 0 and at most 0.998.",
         )
         check_finite("model", "norm_eps", self.norm_eps)
