@@ -39,5 +39,5 @@ def main(arguments: Sequence[str]) -> int:
     )
     trainer.reporter.message(f"Continuing after step {trainer.step}.")
     show_start(trainer)
-    show_result(trainer.train(), trainer)
+    show_result(trainer.train(), trainer.config.sampling.prompt)
     return 0

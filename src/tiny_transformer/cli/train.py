@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Train, arguments, "train", default=default)
     trainer = Trainer(options.settings, init_from=options.init_from)
     show_start(trainer)
-    show_result(trainer.train(), trainer)
+    show_result(trainer.train(), trainer.config.sampling.prompt)
     return 0
 
 
@@ -55,10 +55,9 @@ def show_start(trainer: Trainer) -> None:
     )
 
 
-def show_result(result: TrainingResult, trainer: Trainer) -> None:
+def show_result(result: TrainingResult, prompt: str, console: Console | None = None) -> None:
     """Show the text before and after, the validation loss, and what to type next."""
-    console = Console()
-    prompt = trainer.config.sampling.prompt
+    console = console or Console()
     if result.first_sample is not None:
         console.print(_panel("before training", prompt, result.first_sample))
     console.print(_panel(f"after {result.step} steps", prompt, result.last_sample))
