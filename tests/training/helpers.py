@@ -1,0 +1,75 @@
+"""A run small enough to be trained dozens of times in one test file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tiny_transformer.config import Config
+from tiny_transformer.config.loading import load_config
+from tiny_transformer.model.parts import Parts
+from tiny_transformer.tracking.console import ConsoleReporter
+from tiny_transformer.tracking.run_folder import RunFolder
+from tiny_transformer.tracking.run_log import read_log
+from tiny_transformer.training.trainer import Trainer, TrainingResult
+
+SMALL: dict[str, Any] = {
+    "data.corpus": "simple",
+    "model.n_layers": 1,
+    "model.d_model": 16,
+    "model.n_heads": 2,
+    "model.d_ff": 32,
+    "model.context_length": 16,
+    "training.max_steps": 6,
+    "training.batch_size": 4,
+    "training.device": "cpu",
+    "training.precision": "float32",
+    "sampling.max_new_tokens": 8,
+    "training.eval_every": 0,
+    "training.eval_batch_size": 64,
+    "optimizer.learning_rate": 1e-2,
+}
+
+
+def tiny_config(tmp_path: Path, **changes: Any) -> Config:
+    """Return a config of a small run below `tmp_path`; `a__b=1` sets `a.b` to 1."""
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return load_config(None, {"runs_dir": str(tmp_path / "runs"), **SMALL, **dotted})
+
+
+def silent() -> ConsoleReporter:
+    """Return a reporter that shows its lines to nobody."""
+    return ConsoleReporter(Console(file=io.StringIO(), force_terminal=False))
+
+
+def trainer(config: Config, *, parts: Parts | None = None) -> Trainer:
+    """Return a trainer that keeps quiet."""
+    return Trainer(config, parts=parts, reporter=silent())
+
+
+def resumed(run: Path, **options: Any) -> Trainer:
+    """Return a quiet trainer that continues the run, or the checkpoint, at a path."""
+    return Trainer.resume(run, reporter=silent(), **options)
+
+
+def train(tmp_path: Path, **changes: Any) -> tuple[Trainer, TrainingResult]:
+    """Train a small run to its end."""
+    trained = trainer(tiny_config(tmp_path, **changes))
+    return trained, trained.train()
+
+
+def log_of(folder: RunFolder, event: str | None = None) -> list[dict[str, Any]]:
+    """Return the lines of a run's log, or those of one event."""
+    return [line for line in read_log(folder.log) if event in (None, line["event"])]
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder, hidden ones too, by its relative path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
