@@ -185,6 +185,8 @@ def _write(
             count.add(text, ids)
             if progress:
                 progress(min(done, n_bytes), n_bytes)
+            if done > n_bytes + len(corpus.documents):
+                break  # it grows as fast as it is read
         writer.sync()
     if digest.hexdigest() != source:
         raise DataError(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import numpy as np
+
 PLACEHOLDER = "\ufffd"
 """Stands for one character outside the vocabulary (U+FFFD, the replacement character)."""
 
@@ -78,7 +80,11 @@ def transliterate_text(text: str) -> str:
 def find_unknown(text: str, *, transliterate: bool = False) -> list[str]:
     """Return the characters of `text` that `normalize_text` replaces, each time they occur."""
     text = unify_newlines(text)
-    return _NOT_ALLOWED.findall(transliterate_text(text) if transliterate else text)
+    if transliterate:
+        text = transliterate_text(text)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    unknown = codes[(codes - 32 > 126 - 32) & (codes - 9 > 1)]  # below zero wraps to huge
+    return list(unknown.tobytes().decode("utf-32-le", "surrogatepass"))
 
 
 def normalize_text(text: str, *, transliterate: bool = False) -> str:
