@@ -87,7 +87,9 @@ def test_a_room_that_was_not_measured_fails(
 ) -> None:
     files = {name: numbers for name, numbers in GOOD.items() if f"/{room}/" not in name}
     assert judge(tmp_path, files) == 1
-    assert f"failed for {room}" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert f"failed for {room}" in printed.err
+    assert "nothing was measured" in printed.out
 
 
 @pytest.mark.requirement("setup.coverage-gate")
