@@ -30,7 +30,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """`exp(loss)`: as unsure as between so many equally likely tokens."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return math.inf if self.loss > 700 else math.exp(self.loss)
 
     @property
     def bits_per_char(self) -> float:

@@ -15,6 +15,10 @@ def _finite(value: Any) -> Any:
     """JSON has no NaN or infinity: write them as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return value
 
 
@@ -34,9 +38,10 @@ class RunLog:
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Append one line: the identity, `step`, `event`, and the fields."""
-        values = {name: _finite(value) for name, value in fields.items()}
-        line = {**self._identity, "step": step, "event": event, **values}
-        self._writer.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        line = _finite({**self._identity, "step": step, "event": event, **fields})
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        # A file name that is not UTF-8 reads as lone surrogates; JSON escapes those.
+        self._writer.write(text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
         """Make sure that every line is on the disk, and close the file."""
@@ -55,11 +60,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise RunError(f"The run log {path} cannot be read: {error.strerror}.") from None
     lines = []
-    for line in text.splitlines():
+    for text_line in text.split("\n"):  # splitlines would also cut at U+2028 in a text
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text_line)
         except ValueError:
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
 
 

@@ -1,0 +1,159 @@
+"""Every target of a text is scored once, and scoring leaves no trace."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tiny_transformer.config import ModelConfig
+from tiny_transformer.evaluation.evaluator import (
+    Evaluation,
+    compute_val_loss,
+    evaluation_batches,
+)
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime.errors import DataError
+from tiny_transformer.training.checkpoint import weights_hash
+
+VOCAB = 11
+
+
+def build(**settings: Any) -> Transformer:
+    config = ModelConfig(
+        n_layers=1, d_model=8, n_heads=2, context_length=6, vocab_size=VOCAB, **settings
+    )
+    return Transformer(config, seed=1)
+
+
+def text(length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(0, VOCAB, length).astype(np.uint8)
+
+
+@given(length=st.integers(2, 120), context=st.integers(1, 40), batch_size=st.integers(1, 12))
+@pytest.mark.requirement("training.evaluation")
+def test_every_target_is_predicted_once_in_order_from_what_is_before_it(
+    length: int, context: int, batch_size: int
+) -> None:
+    tokens = np.arange(length, dtype=np.uint16)
+    targets: list[int] = []
+    batches = list(evaluation_batches(tokens, context, batch_size))
+    for x, y in batches:
+        assert x.dtype == y.dtype == torch.int64
+        assert x.shape == y.shape
+        assert 1 <= x.shape[0] <= batch_size
+        assert torch.equal(x + 1, y)
+        targets += y.flatten().tolist()
+    assert targets == list(range(1, length))
+    # Only the last batch is short of windows, and only the last window short of tokens.
+    widths = [x.shape[1] for x, _ in batches]
+    assert all(width == context for width in widths[:-1])
+    rest = (length - 1) % context
+    assert widths[-1] == (rest or context)
+    full = [x.shape[0] for x, _ in batches if x.shape[1] == context]
+    assert all(n == batch_size for n in full[:-1])
+
+
+def independent_loss(model: Transformer, tokens: np.ndarray, context: int) -> float:
+    """Score token by token: each from a window that begins at a multiple of the context."""
+    model.eval()
+    total = 0.0
+    for target in range(1, len(tokens)):
+        begin = (target - 1) // context * context
+        ids = torch.tensor([tokens[begin:target].tolist()])
+        with torch.no_grad():
+            logits = model(ids)[0, -1].double()
+        total += float(torch.logsumexp(logits, 0) - logits[int(tokens[target])])
+    return total / (len(tokens) - 1)
+
+
+@pytest.mark.requirement("training.evaluation")
+@pytest.mark.parametrize("length", [2, 3, 6, 7, 8, 13, 14, 37])
+def test_the_loss_is_the_mean_over_every_target(length: int) -> None:
+    model, tokens = build(), text(length)
+    expected = independent_loss(model, tokens, 6)
+    for batch_size in (1, 2, 5, 100):
+        found = compute_val_loss(model, tokens, context_length=6, batch_size=batch_size)
+        assert found.n_targets == length - 1
+        assert found.loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.requirement("training.evaluation")
+def test_a_shorter_context_than_the_models_may_be_evaluated() -> None:
+    model, tokens = build(), text(30)
+    found = compute_val_loss(model, tokens, context_length=4)
+    assert found.loss == pytest.approx(independent_loss(model, tokens, 4), rel=1e-6)
+
+
+@pytest.mark.requirement("training.evaluation")
+def test_perplexity_and_bits_per_character_follow_from_the_loss() -> None:
+    uniform = Evaluation(loss=math.log(99), n_targets=7)
+    assert uniform.perplexity == pytest.approx(99)
+    assert Evaluation(loss=math.log(8), n_targets=1).bits_per_char == pytest.approx(3)
+    assert Evaluation(loss=1e5, n_targets=1).perplexity == math.inf
+    assert Evaluation(loss=650.0, n_targets=1).perplexity == pytest.approx(math.exp(650))
+    assert math.isnan(Evaluation(loss=math.nan, n_targets=1).perplexity)
+
+
+@pytest.mark.requirement("training.evaluation")
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_leaves_mode_weights_gradients_and_generators(training: bool) -> None:
+    model = build(dropout=0.5).train(training)
+    before, state = weights_hash(model), torch.get_rng_state()
+    first = compute_val_loss(model, text(50), context_length=6)
+    assert model.training == training
+    assert all(module.training == training for module in model.modules())
+    assert weights_hash(model) == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+    assert compute_val_loss(model, text(50), context_length=6) == first  # no dropout
+
+
+def test_the_mode_is_restored_after_an_error() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, ids: Tensor) -> Tensor:
+            raise ArithmeticError
+
+    model = Broken().train()
+    with pytest.raises(ArithmeticError):
+        compute_val_loss(model, text(9), context_length=6)
+    assert model.training
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_text_without_a_target_is_refused(length: int) -> None:
+    with pytest.raises(DataError, match=f"at least 2 tokens.* {length}"):
+        compute_val_loss(build(), text(length), context_length=6)
+
+
+def test_progress_counts_targets() -> None:
+    seen: list[tuple[int, int]] = []
+    compute_val_loss(
+        build(),
+        text(21),
+        context_length=6,
+        batch_size=2,
+        on_batch=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(12, 20), (18, 20), (20, 20)]
+
+
+def test_bfloat16_scores_close_to_float32_and_not_the_same() -> None:
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    full = compute_val_loss(model, text(200), context_length=6)
+    half = compute_val_loss(model, text(200), context_length=6, precision="bfloat16")
+    assert half.loss == pytest.approx(full.loss, rel=0.02)
+    assert half.loss != full.loss
