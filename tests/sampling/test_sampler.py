@@ -17,6 +17,7 @@ from tiny_transformer.model.kv_cache import KVCache
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
+from tiny_transformer.sampling import sampler
 from tiny_transformer.sampling.sampler import (
     encode_prompt,
     generate_tokens,
@@ -155,11 +156,13 @@ def test_a_sample_does_not_depend_on_how_many_are_generated_beside_it() -> None:
 
 
 @pytest.mark.requirement("generate.reproducible")
-def test_a_longer_text_begins_with_the_shorter_one_also_beyond_the_buffered_draws() -> None:
-    model = build(context_length=2, n_layers=1)
-    long = sample_text(model, TOKENIZER, options(max_new_tokens=1100))[0]
-    assert sample_text(model, TOKENIZER, options(max_new_tokens=1030))[0] == long[:1030]
-    assert long[1024:1034] != long[:10]
+def test_how_many_draws_are_buffered_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    expected = sample_text(model, TOKENIZER, options(), n_samples=2)
+    for size in (1, 7):
+        monkeypatch.setattr(sampler, "_DRAWS_AT_ONCE", size)
+        assert sample_text(model, TOKENIZER, options(), n_samples=2) == expected
+        assert sample_text(model, TOKENIZER, options(max_new_tokens=9))[0] == expected[0][:9]
 
 
 @pytest.mark.requirement("generate.reproducible")
