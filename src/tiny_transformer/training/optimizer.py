@@ -84,7 +84,8 @@ class Optimizer:
         """Set the state to what `state_tensors` returned.
 
         Raises:
-            CheckpointError: the tensors belong to other parameters or other shapes.
+            CheckpointError: the tensors belong to other parameters, other shapes or another
+                optimizer.
         """
         by_name: dict[str, dict[str, Tensor]] = {}
         for full_name, value in tensors.items():
@@ -99,15 +100,34 @@ class Optimizer:
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
-                    state = by_name.get(self._names[parameter], {})
-                    for key, value in state.items():
-                        if value.ndim and value.shape != parameter.shape:
-                            raise CheckpointError(
-                                f"The optimizer state {self._names[parameter]}/{key} has shape "
-                                f"{tuple(value.shape)}; the parameter {tuple(parameter.shape)}."
-                            )
-                    if state:
-                        optimizer.state[parameter] = {
-                            key: value.clone() if value.ndim == 0 else value.to(parameter.device)
-                            for key, value in state.items()
-                        }
+                    name = self._names[parameter]
+                    state = by_name.get(name)
+                    if state is None:
+                        continue  # it has never had a gradient
+                    _check_state(name, state, parameter, _STATE_KEYS[type(optimizer)])
+                    # A copy on the parameter's device, AdamW's count of steps too: its fused
+                    # form looks for it there, and updates all of them in place.
+                    optimizer.state[parameter] = {
+                        key: value.to(parameter.device, copy=True) for key, value in state.items()
+                    }
+
+
+_STATE_KEYS: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.Muon: {"momentum_buffer"},
+}
+
+
+def _check_state(name: str, state: dict[str, Tensor], parameter: Tensor, keys: set[str]) -> None:
+    if state.keys() != keys:
+        raise CheckpointError(
+            f"The optimizer state of {name} has {', '.join(sorted(state))}; this optimizer "
+            f"keeps {', '.join(sorted(keys))}. Was the run trained with another one?"
+        )
+    for key, value in state.items():
+        shape = () if key == "step" else tuple(parameter.shape)
+        if tuple(value.shape) != shape:
+            raise CheckpointError(
+                f"The optimizer state {name}/{key} has shape {tuple(value.shape)}; expected "
+                f"{shape}."
+            )
