@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tiny_transformer.cli.options import FlatRun, parse
+from tiny_transformer.cli.options import Device, FlatRun, parse
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.runtime.device import resolve_device
 from tiny_transformer.runtime.errors import ConfigError
@@ -39,7 +39,7 @@ class Generate:
     """Refuse a prompt's unknown characters, or read them as unknown."""
     crop_prompt: bool = False
     """Keep the end of a prompt that is longer than the context."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto takes CUDA, then MPS, then CPU."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tiny_transformer.cli.options import FlatRun, parse
+from tiny_transformer.cli.options import Device, FlatRun, parse
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.config.loading import validate
 from tiny_transformer.runtime.device import resolve_device
-from tiny_transformer.runtime.errors import ConfigError, TinyError, suggest
+from tiny_transformer.runtime.errors import ConfigError, PromptError, TinyError, suggest
 from tiny_transformer.sampling.sampler import stream_text
 from tiny_transformer.tracking.run_folder import find_run
 from tiny_transformer.training.checkpoint import Checkpoint, load_checkpoint
@@ -28,6 +29,11 @@ Type a prompt and press Enter; the model continues it. Ctrl-C stops a text, Ctrl
   /quit             end
 A prompt that begins with a slash is written with two: //. \\n in a prompt is a line break.
 """
+_COMMAND_OF = {
+    "--errors replace": "/errors replace",
+    "--crop-prompt": "/crop on",
+    "--prompt $'\\n'": "type \\n",
+}
 _SETTABLE = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 
 
@@ -36,7 +42,7 @@ class Interactive:
     """Type prompts to a trained model; /help in it lists its commands."""
 
     run: FlatRun
-    device: str = "auto"
+    device: Device = "auto"
     """auto takes CUDA, then MPS, then CPU."""
 
 
@@ -65,6 +71,8 @@ class Session:
             if line.startswith("/") and not line.startswith("//"):
                 return self._command(line[1:].split())
             self._continue(line.removeprefix("/").replace("\\n", "\n"))
+        except PromptError as error:
+            self._write(f"{_in_commands(str(error))}\n")
         except TinyError as error:
             self._write(f"{error}\n")
         return True
@@ -72,9 +80,9 @@ class Session:
     def _continue(self, prompt: str) -> None:
         config = dataclasses.replace(self.sampling, prompt=prompt)
         pieces = stream_text(self.model, self.tokenizer, config, errors=self.errors, crop=self.crop)
-        first = next(pieces, "")
-        self._write(prompt + first)
         try:
+            first = next(pieces, "")
+            self._write(prompt + first)
             for piece in pieces:
                 self._write(piece)
         except KeyboardInterrupt:
@@ -112,6 +120,13 @@ class Session:
         self._write(f"{settings}, errors {self.errors}, crop {'on' if self.crop else 'off'}\n")
 
 
+def _in_commands(message: str) -> str:
+    """Name the way out of a refused prompt as it is typed here."""
+    for flag, command in _COMMAND_OF.items():
+        message = message.replace(flag, command)
+    return message
+
+
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -122,6 +137,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Interactive, arguments, "interactive")
     checkpoint = load_checkpoint(find_run(options.run.run, options.run.runs_dir)[1])
     session = Session(checkpoint, _write, options.device)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are unknown characters
     if sys.stdin.isatty():
         import readline  # noqa: F401 - line editing and history for input()
 

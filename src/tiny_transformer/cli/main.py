@@ -6,7 +6,9 @@ Only argparse is imported here; each command imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -48,32 +50,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 2 the user's mistake, 3 diverged, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
-    parser.add_argument("--version", action="store_true", help="print the version and end")
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
-    options = parser.parse_args(words[:1])
-    if options.version:
-        from importlib.metadata import version
-
-        print(f"tiny_transformer {version('tiny-transformer')}")
-        return 0
-    if options.command is None:
-        parser.print_help()
-        return 0
-    if options.command not in COMMANDS:
-        return _complain(
-            f"{options.command!r} is not a command. {suggest(options.command, COMMANDS)}", 2
-        )
     try:
-        command = importlib.import_module(f"tiny_transformer.cli.{options.command}")
-        return command.main(words[1:])
+        status = _run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # so that a reader who has gone is noticed here
+        return status
     except TinyError as error:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 130)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:  # above all, output that goes to a full disk
+        _drop_output()
+        what = error.filename or "The output"
+        return _complain(f"{what} could not be read or written: {error.strerror or error}.", 2)
+
+
+def _run(words: list[str]) -> int:
+    parser = _parser()
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    try:
+        options = parser.parse_args(words[:1])
+        if options.version:
+            from importlib.metadata import version
+
+            print(f"tiny_transformer {version('tiny-transformer')}")
+            return 0
+        if options.command is None:
+            parser.print_help()
+            return 0
+        if options.command not in COMMANDS:
+            near = suggest(options.command, COMMANDS)
+            return _complain(f"{options.command!r} is not a command. {near}", 2)
+        command = importlib.import_module(f"tiny_transformer.cli.{options.command}")
+        return command.main(words[1:])
+    except SystemExit as end:  # argparse and tyro end so, after help and after a wrong flag
+        if not isinstance(end.code, int):
+            raise
+        return end.code
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere: Python would complain about it at the end."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, status: int) -> int:
@@ -83,4 +106,6 @@ def _complain(message: str, status: int) -> int:
 
 def entry_point() -> None:
     """Run `tiny` and end the process with its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a prompt may hold what cannot be shown
     sys.exit(main())

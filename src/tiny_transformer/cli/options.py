@@ -21,6 +21,9 @@ class RunReference:
     """Where run ids are looked up."""
 
 
+Device = Annotated[str, tyro.conf.arg(aliases=("--training.device",))]
+"""The long name is the config's, which messages use."""
+
 FlatRun = Annotated[RunReference, tyro.conf.OmitArgPrefixes]
 
 
@@ -30,6 +33,6 @@ def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any)
         kind,
         args=list(arguments),
         prog=f"tiny {command}",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         **options,
     )

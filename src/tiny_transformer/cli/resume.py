@@ -39,5 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     trainer.reporter.message(f"Continuing after step {trainer.step}.")
     show_start(trainer)
-    show_result(trainer.train(), trainer.config.sampling.prompt)
+    show_result(
+        trainer.train(),
+        trainer.config.sampling.prompt,
+        max_steps=trainer.config.training.max_steps,
+    )
     return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -15,6 +17,8 @@ from rich.text import Text
 from tiny_transformer.cli.options import parse
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
+from tiny_transformer.runtime.errors import PromptError
+from tiny_transformer.tracking.run_folder import refuse_taken_name
 from tiny_transformer.training.trainer import Trainer, TrainingResult
 
 
@@ -26,19 +30,34 @@ class Train:
     """A preset (tiny, base, shakespeare), or a YAML or JSON file; none takes the defaults."""
     init_from: str | None = None
     """Start from the weights of another run of the same architecture."""
-    settings: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
+        default_factory=Config
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(
+        prog="tiny train", usage="tiny train [-h] [OPTIONS]", add_help=False, allow_abbrev=False
+    )
     first.add_argument("--config")
     source = first.parse_known_args(arguments)[0].config
     default = Train(config=source, settings=load_config(source))
     options = parse(Train, arguments, "train", default=default)
-    trainer = Trainer(options.settings, init_from=options.init_from)
+    refuse_taken_name(options.settings.runs_dir, options.settings.run_name)
+    try:
+        trainer = Trainer(options.settings, init_from=options.init_from)
+    except PromptError as error:  # it goes on to name flags of `tiny generate`
+        problem = re.split(r"[;.] ", str(error))[0]
+        raise PromptError(
+            f"sampling.prompt cannot be used. {problem}. Give another --sampling.prompt."
+        ) from None
     show_start(trainer)
-    show_result(trainer.train(), trainer.config.sampling.prompt)
+    show_result(
+        trainer.train(),
+        trainer.config.sampling.prompt,
+        max_steps=trainer.config.training.max_steps,
+    )
     return 0
 
 
@@ -55,13 +74,29 @@ def show_start(trainer: Trainer) -> None:
     )
 
 
-def show_result(result: TrainingResult, prompt: str, console: Console | None = None) -> None:
-    """Show the text before and after, the validation loss, and what to type next."""
+def show_result(
+    result: TrainingResult,
+    prompt: str,
+    console: Console | None = None,
+    *,
+    max_steps: int | None = None,
+) -> None:
+    """Show the text before and after, the validation loss, and what to type next.
+
+    Args:
+        result: what `Trainer.train` returned.
+        prompt: of the samples.
+        console: where to write; standard output by default.
+        max_steps: the run's horizon; a run that stopped before it is offered the rest.
+    """
     console = console or Console()
     if result.first_sample is not None:
         console.print(_panel("before training", prompt, result.first_sample))
     console.print(_panel(f"after {result.step} steps", prompt, result.last_sample))
-    path = result.folder.path
+    path = shlex.quote(str(result.folder.path))
+    longer = f" --training.max-steps {2 * result.step}"
+    if max_steps is not None and result.step < max_steps:
+        longer = ""
     console.print(
         Text(
             f"Validation loss {result.evaluation.loss:.4f} "
@@ -70,7 +105,7 @@ def show_result(result: TrainingResult, prompt: str, console: Console | None = N
             f"Next:\n"
             f"  tiny generate {path} --prompt 'ROMEO:'\n"
             f"  tiny interactive {path}\n"
-            f"  tiny resume {path} --training.max-steps {2 * result.step}"
+            f"  tiny resume {path}{longer}"
         ),
         soft_wrap=True,
     )

@@ -6,9 +6,13 @@ checkpoints/step-00000200/     samples/step-00000200.txt
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 import re
 import secrets
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +43,8 @@ class RunFolder:
             RunError: a run of that name exists.
             StorageError: the folder cannot be made.
         """
-        parent = files.make_directory(Path(runs_dir))
-        path = parent / (run_name or new_run_id())
-        if path.exists():
-            raise RunError(
-                f"The run {path} exists already, and nothing in it was changed. Choose another "
-                f"--run-name, or go on with it: tiny resume {path}"
-            )
+        refuse_taken_name(runs_dir, run_name)
+        path = files.make_directory(Path(runs_dir)) / (run_name or new_run_id())
         try:
             files.make_directory(path, exist_ok=False)
         except StorageError:
@@ -54,10 +53,19 @@ class RunFolder:
             raise
         return cls(path)
 
+    @contextlib.contextmanager
+    def removed_on_failure(self) -> Iterator[None]:
+        """Remove the new folder if the block fails: what never began does not take the name."""
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
     @property
     def run_id(self) -> str:
         """The run's name."""
-        return self.path.name
+        return self.path.resolve().name
 
     @property
     def log(self) -> Path:
@@ -96,6 +104,16 @@ class RunFolder:
         return found[-1]
 
 
+def refuse_taken_name(runs_dir: str | Path, run_name: str | None) -> None:
+    """Raise `RunError` if there is a run of that name; None is always free."""
+    path = Path(runs_dir) / (run_name or "")
+    if run_name and os.path.lexists(path):
+        raise RunError(
+            f"The run {path} exists already, and nothing in it was changed. Choose another "
+            f"--run-name, or go on with it: tiny resume {path}"
+        )
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the step in a checkpoint folder's name."""
     return int(checkpoint.name.removeprefix("step-"))
@@ -115,12 +133,13 @@ def find_run(reference: str | Path, runs_dir: str | Path = "runs") -> tuple[RunF
         RunError: nothing of that name is a run.
         CheckpointError: the run has no checkpoint.
     """
-    for path in (Path(reference), Path(runs_dir) / reference):
-        if (path / METADATA).is_file():
-            return RunFolder(path.resolve().parents[1]), path
-        if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
-            folder = RunFolder(path)
-            return folder, folder.latest_checkpoint()
+    with contextlib.suppress(OSError):  # for instance a name that is too long for any file
+        for path in (Path(reference), Path(runs_dir) / reference):
+            if (path / METADATA).is_file():
+                return RunFolder(path.resolve().parents[1]), path
+            if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
+                folder = RunFolder(path)
+                return folder, folder.latest_checkpoint()
     known = sorted(p.parent.name for p in Path(runs_dir).glob("*/config.yaml"))
     hint = suggest(str(reference), known) if known else "Train one first: tiny train --config tiny"
     raise RunError(

@@ -149,9 +149,8 @@ class Trainer:
         folder, path = find_run(run, runs_dir)
         checkpoint = load_checkpoint(path)
         config = checkpoint.config
-        training = dataclasses.replace(
-            config.training, stop_at=stop_at, max_steps=max_steps or config.training.max_steps
-        )
+        steps = config.training.max_steps if max_steps is None else max_steps
+        training = dataclasses.replace(config.training, stop_at=stop_at, max_steps=steps)
         config = dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
         if checkpoint.step >= training.last_step:
             raise CheckpointError(
@@ -197,10 +196,11 @@ class Trainer:
 
     def _create_folder(self) -> RunFolder:
         folder = RunFolder.create(self.config.runs_dir, self.config.run_name)
-        save_config(self.config, folder.path / "config.yaml")
         environment = describe_environment(self.device, self.precision)
-        files.write_json(folder.path / "environment.json", environment)
-        self.data.tokenizer.save(folder.path / "vocab.json")
+        with folder.removed_on_failure():
+            save_config(self.config, folder.path / "config.yaml")
+            files.write_json(folder.path / "environment.json", environment)
+            self.data.tokenizer.save(folder.path / "vocab.json")
         return folder
 
     def _record_start(self) -> None:
