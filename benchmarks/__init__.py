@@ -1,0 +1,1 @@
+"""What the project costs: time beside other implementations, and memory."""
