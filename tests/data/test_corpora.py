@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_transformer.data import resolve_corpus, shakespeare, tinyshakespeare
 from tiny_transformer.data.corpora import Corpus, simple_text
 from tiny_transformer.data.shakespeare import clean_play
-from tiny_transformer.data.streams import Document, decode
+from tiny_transformer.data.streams import CHUNK, Document, decode
 from tiny_transformer.runtime.errors import DataError
 
 
@@ -262,6 +262,16 @@ def test_bytes_that_are_not_utf8_are_named_by_offset_and_line(
     assert f"at byte {offset}, line {line}." in message
     assert "--data.errors replace" in message
     assert text_of(resolve_corpus(path), "replace", chunk_size) == data.decode("utf-8", "replace")
+
+
+@pytest.mark.requirement("bad.utf8")
+@pytest.mark.parametrize("before", [b"a" * (CHUNK - 1) + b"\r\n", b"\n" * CHUNK, b"\r" * CHUNK])
+def test_lines_are_counted_across_the_borders_of_chunks(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "long.txt"
+    path.write_bytes(before + b"ab\xff")
+    line = len(before.decode().splitlines()) + 1
+    with pytest.raises(DataError, match=f"at byte {len(before) + 2}, line {line}\\."):
+        text_of(resolve_corpus(path))
 
 
 @given(

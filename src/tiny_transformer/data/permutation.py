@@ -14,7 +14,6 @@ import numpy as np
 from tiny_transformer.runtime.random_state import derive_seed
 
 _ROUNDS = 8
-_LEAST_HALF_BITS = 3  # narrower halves mix badly; a few more walks cost nothing there
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -30,7 +29,7 @@ class Permutation:
         if not 1 <= n <= 1 << 62:
             raise ValueError(f"n is {n}; it must be between 1 and 2**62")
         self.n = n
-        half_bits = max(_LEAST_HALF_BITS, ((n - 1).bit_length() + 1) // 2)
+        half_bits = max(1, ((n - 1).bit_length() + 1) // 2)
         self._half_bits = np.uint64(half_bits)
         self._mask = np.uint64((1 << half_bits) - 1)
         self._keys = [
