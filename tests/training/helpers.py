@@ -6,14 +6,19 @@ import io
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
 from tiny_transformer.model.parts import Parts
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.text.tokenizer import CharTokenizer
 from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
+from tiny_transformer.training.checkpoint import save_checkpoint
+from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.trainer import Trainer, TrainingResult
 
 SMALL: dict[str, Any] = {
@@ -73,3 +78,42 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+CHECKPOINT_FILES = [
+    "config.yaml",
+    "generators.safetensors",
+    "metadata.json",
+    "model.safetensors",
+    "optimizer.safetensors",
+    "vocab.json",
+]
+
+
+class SavedModel:
+    """A model after two updates, and a checkpoint of it."""
+
+    def __init__(self, tmp_path: Path, **changes: Any) -> None:
+        self.config: Config = tiny_config(tmp_path, **changes)
+        self.model = Transformer(self.config.model, seed=4)
+        self.optimizer = Optimizer(self.model, self.config.optimizer)
+        self.folder = RunFolder(tmp_path / "run")
+        self.update()
+        self.path = self.save(2)
+
+    def update(self) -> None:
+        for _ in range(2):
+            for parameter in self.model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            self.optimizer.step()
+
+    def save(self, step: int) -> Path:
+        return save_checkpoint(
+            self.folder.checkpoint(step),
+            model=self.model,
+            optimizer=self.optimizer,
+            step=step,
+            config=self.config,
+            tokenizer=CharTokenizer(),
+            metadata={"run_id": "run", "note": "caf\u00e9"},
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -88,8 +89,8 @@ def test_every_schedule_rises_then_falls_between_zero_and_one(
     found = scales(name, warmup, max_steps, final, more=warmup + 10)
     assert all(0 <= scale <= 1 + 1e-12 for scale in found)
     rising, falling = found[:warmup], found[max(0, warmup - 1) :]
-    assert all(a < b for a, b in zip(rising, rising[1:], strict=False))
-    assert all(a >= b - 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(rising))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(falling))
     if name != "constant":
         assert min(found[warmup:], default=final) >= final - 1e-12
 

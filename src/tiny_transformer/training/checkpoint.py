@@ -4,7 +4,7 @@
     optimizer.safetensors   "<parameter>/<key>"
     generators.safetensors  states of the global random generators
     config.yaml  vocab.json
-    metadata.json           step, identity, and size and SHA-256 of every file above
+    metadata.json           step, identity, size and SHA-256 of every file above, and its own
 
 Nothing is ever unpickled: safetensors, YAML (safe loader) and JSON only.
 """
@@ -157,8 +157,14 @@ def save_checkpoint(
             "step": step,
             "files": {name: _fingerprint((folder / name).read_bytes()) for name in _FILES},
         }
-        files.write_json(folder / METADATA, record)
+        files.write_json(folder / METADATA, {**record, "sha256": seal(record)})
     return path
+
+
+def seal(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a metadata record, its own entry `sha256` left out."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(data: bytes) -> dict[str, Any]:
@@ -181,12 +187,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             step=metadata["step"],
             config=load_config(path / _CONFIG),
             tokenizer=CharTokenizer.load(path / _VOCABULARY),
-            weights=safetensors.torch.load(data[_MODEL]),
-            optimizer_state=safetensors.torch.load(data[_OPTIMIZER]),
-            generators=safetensors.torch.load(data[_GENERATORS]),
+            weights=_tensors(path / _MODEL, data[_MODEL]),
+            optimizer_state=_tensors(path / _OPTIMIZER, data[_OPTIMIZER]),
+            generators=_tensors(path / _GENERATORS, data[_GENERATORS]),
             metadata=metadata,
         )
-    except (TinyError, SafetensorError) as error:
+    except TinyError as error:
         raise CheckpointError(f"{error}{_way_out(path)}") from None
 
 
@@ -198,18 +204,22 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint: it has no {METADATA}.")
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"The checkpoint file {file} is damaged: it is not JSON.") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(f"{file} does not describe a checkpoint of this package.")
     if metadata.get("version") != VERSION:
         raise CheckpointError(
-            f"The checkpoint {path} has format version {metadata.get('version')}; this "
+            f"The checkpoint file {file} has format version {metadata.get('version')}; this "
             f"release reads version {VERSION}."
         )
-    described = metadata.get("files")
+    if metadata.get("sha256") != seal(metadata):
+        raise CheckpointError(
+            f"The checkpoint file {file} is damaged: its content is not what was saved."
+        )
+    described, step = metadata.get("files"), metadata.get("step")
     whole = isinstance(described, dict) and all(isinstance(described.get(n), dict) for n in _FILES)
-    if not whole or not isinstance(metadata.get("step"), int) or metadata["step"] < 0:
+    if not whole or type(step) is not int or step < 0:
         raise CheckpointError(f"The checkpoint file {file} is damaged: fields are missing.")
     return metadata
 
@@ -232,9 +242,19 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
     return data
 
 
+def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"The checkpoint file {file} is damaged: {error}.") from None
+
+
 def _way_out(path: Path) -> str:
     """Name the newest other checkpoint of the same run, if there is one."""
-    others = [
-        p for p in path.parent.glob("step-*") if p.name < path.name and (p / METADATA).is_file()
-    ]
-    return f" An older one is {max(others)}." if others else ""
+
+    def age(folder: Path) -> tuple[int, str]:
+        return len(folder.name), folder.name  # the order of steps, also of nine digits
+
+    others = [p for p in path.parent.glob("step-*") if (p / METADATA).is_file()]
+    older = [p for p in others if age(p) < age(path)]
+    return f" An older one is {max(older, key=age)}." if older else ""
