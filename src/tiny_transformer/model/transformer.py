@@ -46,7 +46,7 @@ class Transformer(nn.Module):
 
     def forward(
         self, ids: Int[Tensor, "B T"], cache: KVCache | None = None, *, last_only: bool = False
-    ) -> Float[Tensor, "B T V"]:
+    ) -> Float[Tensor, "B T_out V"]:
         """Return the logits of the token after each position.
 
         Args:
