@@ -244,9 +244,11 @@ class Trainer:
             if saved_at != self.step:
                 self._save()
             self._record.event("interrupted", self.step)
+            complete = self.step == settings.max_steps  # which resume would refuse
             raise InterruptedRunError(
-                f"Interrupted after step {self.step}; everything is saved. Go on with: "
-                f"tiny resume {folder.path}"
+                f"Interrupted after step {self.step}; everything is saved. "
+                f"{'Evaluate it' if complete else 'Go on'} with: "
+                f"tiny {'eval' if complete else 'resume'} {folder.path}"
             ) from None
         self._save()
         self._record.event("end", self.step, train_seconds=round(self._train_seconds, 3))
