@@ -59,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     model = checkpoint.build_model(device=device)
     context = checkpoint.config.model.context_length
     tokens = load_validation(data, checkpoint.tokenizer, context)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("evaluating", total=len(tokens) - 1)
         evaluation = compute_val_loss(
             model,
