@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -13,6 +16,7 @@ from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime import files
 from tiny_transformer.text.tokenizer import CharTokenizer
 from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.run_folder import RunFolder
@@ -117,3 +121,28 @@ class SavedModel:
             tokenizer=CharTokenizer(),
             metadata={"run_id": "run", "note": "caf\u00e9"},
         )
+
+
+CALLS = ("os_write", "os_fsync", "os_replace", "os_mkdir")
+
+
+class Faults:
+    """Counts the calls that write, and lets one of them, or all from there on, fail."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, number: int, error: int, *, lasting: bool = False
+    ) -> None:
+        self.calls = 0
+        for name in CALLS:
+            patch.setattr(files, name, self._guard(getattr(os, name[3:]), number, error, lasting))
+
+    def _guard(
+        self, call: Callable[..., Any], number: int, error: int, lasting: bool
+    ) -> Callable[..., Any]:
+        def guarded(*arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls == number or (lasting and self.calls > number):
+                raise OSError(error, os.strerror(error))
+            return call(*arguments)
+
+        return guarded

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from tests.training.helpers import CHECKPOINT_FILES, SavedModel, bytes_below
+from tests.training.helpers import CHECKPOINT_FILES, Faults, SavedModel, bytes_below
 
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import StorageError
@@ -149,31 +146,6 @@ def test_the_hash_of_weights_changes_with_every_bit(saved: SavedModel) -> None:
 
 
 # Faults
-
-
-CALLS = ("os_write", "os_fsync", "os_replace", "os_mkdir")
-
-
-class Faults:
-    """Counts the calls that write, and lets one of them, or all from there on, fail."""
-
-    def __init__(
-        self, patch: pytest.MonkeyPatch, number: int, error: int, *, lasting: bool = False
-    ) -> None:
-        self.calls = 0
-        for name in CALLS:
-            patch.setattr(files, name, self._guard(getattr(os, name[3:]), number, error, lasting))
-
-    def _guard(
-        self, call: Callable[..., Any], number: int, error: int, lasting: bool
-    ) -> Callable[..., Any]:
-        def guarded(*arguments: Any) -> Any:
-            self.calls += 1
-            if self.calls == number or (lasting and self.calls > number):
-                raise OSError(error, os.strerror(error))
-            return call(*arguments)
-
-        return guarded
 
 
 def n_calls(saved: SavedModel, step: int, patch: pytest.MonkeyPatch) -> int:

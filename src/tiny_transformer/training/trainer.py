@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -48,6 +48,10 @@ from tiny_transformer.training.run_data import load_run_data
 from tiny_transformer.training.schedule import learning_rate_scale
 
 _RANK = 0
+_ADVICE = (
+    "earlier checkpoints are unharmed. Try a smaller --optimizer.learning-rate, a longer "
+    "--schedule.warmup-steps, or a smaller --training.grad-clip."
+)
 
 
 @dataclass(frozen=True)
@@ -302,29 +306,44 @@ class Trainer:
         self._record.event("diverged", step + 1, loss=loss, grad_norm=grad_norm, windows=windows)
         raise DivergedError(
             f"Training diverged at step {step + 1}: loss {loss}, gradient norm {grad_norm}, on "
-            f"the batch of windows {shown}. The update was not made, and earlier checkpoints "
-            "are unharmed. Try a smaller --optimizer.learning-rate, a longer "
-            "--schedule.warmup-steps, or a smaller --training.grad-clip."
+            f"the batch of windows {shown}. The update was not made, and {_ADVICE}"
+        )
+
+    def _spoiled(self, what: str) -> NoReturn:
+        """End the run: the update that made this step left weights of no use."""
+        self._record.event("diverged", self.step, reason=what)
+        raise DivergedError(
+            f"Training diverged at step {self.step}: {what}. This step was not saved, and {_ADVICE}"
         )
 
     def _evaluate(self) -> Evaluation:
-        evaluation = compute_val_loss(
-            self.model,
-            self.data.validation,
-            context_length=self.config.model.context_length,
-            batch_size=self.config.training.eval_batch_size,
-            precision=self.precision,
-            on_batch=self._stop.check,
-        )
+        with forked_rng(self.config.training.seed, "evaluate", device=self.device):
+            evaluation = compute_val_loss(
+                self.model,
+                self.data.validation,
+                context_length=self.config.model.context_length,
+                batch_size=self.config.training.eval_batch_size,
+                precision=self.precision,
+                on_batch=self._stop.check,
+            )
         self._record.evaluation(self.step, evaluation_metrics(evaluation))
+        if not math.isfinite(evaluation.loss):
+            self._spoiled(f"the validation loss is {evaluation.loss}")
         return evaluation
 
     def _sample(self) -> str:
-        text = sample_text(self.model, self.data.tokenizer, self.config.sampling)[0]
-        self._record.sample(self.step, self.config.sampling.prompt, text)
+        settings = self.config.sampling
+        try:
+            with forked_rng(self.config.training.seed, "sample", device=self.device):
+                text = sample_text(self.model, self.data.tokenizer, settings)[0]
+        except DivergedError:
+            self._spoiled("the logits are not finite numbers")
+        self._record.sample(self.step, settings.prompt, text)
         return text
 
     def _save(self) -> None:
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+            self._spoiled("a weight is not a finite number")
         folder = self._record.folder
         path = save_checkpoint(
             folder.checkpoint(self.step),
