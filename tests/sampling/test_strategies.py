@@ -111,8 +111,11 @@ def test_temperature_divides_the_logits(row: list[float], temperature: float) ->
 @pytest.mark.requirement("generate.options")
 def test_temperature_zero_takes_the_likeliest_and_the_lowest_id_of_equals() -> None:
     logits = torch.tensor([[1.0, 5.0, 5.0, 2.0], [7.0, 5.0, 5.0, 7.0]])
-    for options in ({}, {"top_k": 3}, {"top_p": 0.4}):
-        config = SamplingConfig(temperature=0, **options)
+    for config in (
+        SamplingConfig(temperature=0),
+        SamplingConfig(temperature=0, top_k=3),
+        SamplingConfig(temperature=0, top_p=0.4),
+    ):
         assert next_token_probabilities(logits, config).tolist() == [[0, 1, 0, 0], [1, 0, 0, 0]]
 
 
@@ -155,8 +158,13 @@ def test_the_default_is_pure_multinomial_sampling() -> None:
 
 def test_the_only_token_left_has_probability_one() -> None:
     logits = torch.tensor([[5.0, -3.0, 2.0]])
-    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 0.0}, {}):
-        found = next_token_probabilities(logits, SamplingConfig(**options), forbidden=(0, 2))
+    for config in (
+        SamplingConfig(top_k=1),
+        SamplingConfig(top_p=1e-9),
+        SamplingConfig(temperature=0),
+        SamplingConfig(),
+    ):
+        found = next_token_probabilities(logits, config, forbidden=(0, 2))
         assert found.tolist() == [[0, 1, 0]]
 
 

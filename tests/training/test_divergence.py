@@ -163,6 +163,8 @@ def test_a_disk_that_fills_up_at_any_write_of_a_run_leaves_what_was_saved(
         "sampling__max_new_tokens": 1,
         "data__val_fraction": 0.01,
     }
+    # Asking git for the commit takes longer than such a run.
+    monkeypatch.setattr("tiny_transformer.runtime.environment._git", lambda *_, **__: None)
 
     def run(name: str, number: int) -> int:
         """Train with the write of that number, and all after it, failing; count the writes."""
