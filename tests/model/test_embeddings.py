@@ -18,6 +18,7 @@ from tiny_transformer.model.positional import PositionalEmbedding
 from tiny_transformer.runtime.random_state import forked_rng
 
 
+@pytest.mark.requirement("model.embedding-scale")
 @pytest.mark.parametrize(("scaled", "factor"), [(False, 1.0), (True, 32**0.5)])
 def test_each_id_gets_its_row_scaled_if_the_config_says_so(scaled: bool, factor: float) -> None:
     embedding = TokenEmbedding(tiny_config(scale_embeddings=scaled))

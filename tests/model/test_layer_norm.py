@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -82,6 +83,21 @@ def test_a_vector_of_zeros_stays_finite_forwards_and_backwards(kind, explicit: b
 def test_the_dtype_is_kept(kind, dtype: torch.dtype, explicit: bool) -> None:
     norm = kind(8, explicit=explicit).to(dtype)
     assert norm(torch.ones(2, 8, dtype=dtype)).dtype == dtype
+
+
+@both_backends
+def test_rms_norm_keeps_the_dtype_of_half_precision_heads_beside_float32_weights(
+    explicit: bool,
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # mixed dtypes would leave the fused path, with a warning
+        y = RMSNorm(8, explicit=explicit)(torch.ones(2, 8, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
+def test_eps_is_1e_5_by_default(kind) -> None:
+    assert kind(4).eps == 1e-5
 
 
 @pytest.mark.requirement("model.bias")

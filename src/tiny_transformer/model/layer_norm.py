@@ -85,6 +85,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Normalise the last axis of `x`."""
+        weight = self.weight.to(x.dtype)
         if self.explicit:
-            return explicit_rms_norm(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            return explicit_rms_norm(x, weight, self.eps)
+        return F.rms_norm(x, weight.shape, weight, self.eps)
