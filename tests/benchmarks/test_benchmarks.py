@@ -16,6 +16,8 @@ from tiny_transformer.config import ModelConfig
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.viz.memory import flops_per_token
 
+pytestmark = pytest.mark.requirement("bench.compares")
+
 SMALL = ModelConfig(n_layers=1, d_model=16, n_heads=2, context_length=8)
 LEAST = Budget(rounds=1, training_steps=1, new_tokens=4, characters=1000, seconds=0.0, gemm_size=8)
 

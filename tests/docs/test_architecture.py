@@ -6,9 +6,12 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pytest
 from tests.test_rooms import FLOORS
 
 from tools import architecture_figure
+
+pytestmark = pytest.mark.requirement("docs.architecture")
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "src/tiny_transformer"
