@@ -145,7 +145,7 @@ def test_a_backend_is_really_chosen_by_the_config(monkeypatch: pytest.MonkeyPatc
 
 @every_attention
 def test_forward_with_weights_gives_the_forward_and_its_weights(attention: dict) -> None:
-    layer = MultiHeadAttention(tiny_config(**attention)).eval()
+    layer = MultiHeadAttention(tiny_config(**attention, dropout=0.5)).eval()
     x = draw(2, 7, 32)
     output, weights = layer.forward_with_weights(x)
     assert weights.shape == (2, 4, 7, 7)
@@ -208,6 +208,15 @@ def test_attention_dropout_acts_in_training_only_and_keeps_the_mean(backend: str
     assert not torch.equal(draws[0], draws[1])
     spread = draws.std(0) / math.sqrt(2000)
     assert ((draws.mean(0) - expected[0]).abs() <= 6 * spread + 1e-6).all()
+
+
+@pytest.mark.requirement("model.backends-agree")
+def test_on_a_cpu_both_forms_drop_the_same_weights() -> None:
+    q, k, v = (draw(1, 2, 6, 4, seed=s) for s in range(3))
+    with forked_rng(1):
+        explicit, _ = explicit_attention(q, k, v, dropout=0.5)
+    with forked_rng(1):
+        assert torch.equal(fused_attention(q, k, v, dropout=0.5), explicit)
 
 
 def test_explicit_dropout_leaves_the_returned_weights_whole() -> None:
