@@ -30,8 +30,9 @@ pytestmark = pytest.mark.requirement("names.public")
 
 
 def test_exactly_these_names_are_public() -> None:
-    assert set(tiny_transformer.__all__) == NAMES
-    assert len(tiny_transformer.__all__) == len(NAMES)
+    offered: list[str] = vars(tiny_transformer)["__all__"]
+    assert set(offered) == NAMES
+    assert len(offered) == len(NAMES)
 
 
 def test_the_listing_shows_them() -> None:

@@ -124,7 +124,7 @@ def test_words_of_the_process_are_the_default(
 
 def test_a_reader_who_leaves_is_no_error(environment: dict[str, str]) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tiny_transformer", "--help"],
+        [sys.executable, "-m", "tiny_transformer", "--version"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
@@ -140,7 +140,7 @@ def test_a_reader_who_leaves_is_no_error(environment: dict[str, str]) -> None:
 def test_output_to_a_full_disk_is_one_message(environment: dict[str, str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "tiny_transformer", "--help"],
+            [sys.executable, "-m", "tiny_transformer", "--version"],
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment,
