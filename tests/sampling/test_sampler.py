@@ -109,7 +109,7 @@ def test_tokens_that_do_not_fit_are_refused(length: int) -> None:
 
 @pytest.mark.parametrize("n_samples", [0, -1])
 def test_fewer_than_one_sample_is_refused(n_samples: int) -> None:
-    with pytest.raises(ConfigError, match=f"{n_samples}"):
+    with pytest.raises(ConfigError, match=f"number of samples is {n_samples}"):
         next(generate_tokens(build(), [5], options(), n_samples=n_samples))
 
 

@@ -77,7 +77,8 @@ def test_top_p_stops_exactly_where_the_sum_is_p() -> None:
 def test_top_p_of_one_keeps_everything_and_a_tiny_p_the_likeliest() -> None:
     logits = torch.tensor([[-1000.0, 0.0, 3.0, 3.0]])
     assert torch.equal(keep_top_p(logits, 1.0), logits)
-    assert kept(keep_top_p(logits, 1e-12)) == [{2}]
+    for p in (1e-12, 0.0):
+        assert kept(keep_top_p(logits, p)) == [{2}]
 
 
 def test_each_row_of_a_batch_is_cut_on_its_own() -> None:
@@ -250,6 +251,12 @@ def test_a_draw_inverts_the_cumulative_distribution() -> None:
     probabilities = torch.tensor([[0.25, 0.5, 0.25]], dtype=torch.float64).expand(5, -1)
     uniforms = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75], dtype=torch.float64)
     assert draw(probabilities, uniforms).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_a_sum_that_rounding_left_beside_one_changes_no_odds_and_is_never_overrun() -> None:
+    rows = torch.tensor([[0.125, 0.375, 0.0]], dtype=torch.float64).expand(4, -1)
+    uniforms = torch.tensor([0.2, 0.3, math.nextafter(1, 0), 1.0], dtype=torch.float64)
+    assert draw(rows, uniforms).tolist() == [0, 1, 1, 1]
 
 
 def test_a_row_is_drawn_the_same_alone_and_in_a_batch() -> None:
