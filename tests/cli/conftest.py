@@ -39,4 +39,6 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def environment() -> dict[str, str]:
     """Return the variables of a command that a test starts."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    plain = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    plain.pop("PYTHONUNBUFFERED", None)  # output is buffered, as for a user
+    return plain
