@@ -39,8 +39,11 @@ def test_the_sinusoidal_table_is_that_of_the_paper(length: int, width: int, base
 
 
 def test_far_positions_keep_their_precision() -> None:
-    table = sinusoidal_table(100_001, 4)
-    assert abs(table[100_000, 0].item() - np.sin(100_000.0)) < 1e-6
+    table = sinusoidal_table(100_001, 6)
+    for pair in range(3):
+        angle = 100_000 / 10000.0 ** (2 * pair / 6)
+        assert abs(table[100_000, 2 * pair].item() - np.sin(angle)) < 1e-6
+    assert rotary_angles(torch.arange(3), 4).dtype == torch.float64
 
 
 def test_rotary_angles_fall_with_the_pair_and_grow_with_the_position() -> None:

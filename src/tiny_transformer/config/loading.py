@@ -193,7 +193,10 @@ def dump_config(config: Config, *, as_json: bool = False) -> str:
     settings = config.to_dict()
     if as_json:
         return json.dumps(settings, indent=2) + "\n"
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    if "\x85" in text:  # PyYAML reads a bare "next line" character back as a space
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=False)
+    return text
 
 
 def save_config(config: Config, path: Path) -> None:
