@@ -99,6 +99,21 @@ def _recording(made: Trainer, seen: list[str]):
 
 
 @pytest.mark.requirement("training.divergence")
+def test_a_loss_that_is_not_finite_ends_the_run_even_if_its_gradients_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(tiny_config(tmp_path))
+    accumulate = made._accumulate_gradients
+
+    def overflown(step: int) -> float:
+        return accumulate(step) if step < 2 else float("inf")
+
+    monkeypatch.setattr(made, "_accumulate_gradients", overflown)
+    with pytest.raises(DivergedError, match="step 3: loss inf, gradient norm 0"):
+        made.train()
+
+
+@pytest.mark.requirement("training.divergence")
 @pytest.mark.parametrize("watching", ["eval", "sample", "checkpoint", None])
 @pytest.mark.parametrize("rate", [1e10, 1e30])
 def test_a_huge_learning_rate_diverges_and_never_ends_as_if_all_were_well(

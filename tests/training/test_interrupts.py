@@ -96,6 +96,8 @@ def test_a_signal_at_any_moment_saves_and_resume_ends_with_the_same_weights(
     assert read_log(run / "log.jsonl")[-1]["event"] == "interrupted"
     assert read_log(run / "log.jsonl")[-1]["step"] == stopped.step
     assert 0 < stopped.step < 6
+    saved = [line["step"] for line in read_log(run / "log.jsonl") if line["event"] == "checkpoint"]
+    assert len(saved) == len(set(saved))  # none is written again
     assert load_checkpoint(RunFolder(run).latest_checkpoint()).step == stopped.step
     again = resumed(run)
     assert again.step == stopped.step
