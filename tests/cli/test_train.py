@@ -215,7 +215,7 @@ def test_a_config_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
         (["--model.vocab-size", "5"], "model.vocab_size is 5"),
         (["--sampling.prompt", ""], "sampling.prompt cannot be used. The prompt is empty."),
         (["--sampling.prompt", "\u00e9"], "'\u00e9' (U+00E9). Give another --sampling.prompt."),
-        (["--sampling.prompt", "x" * 30], "30 characters and the model sees 16"),
+        (["--sampling.prompt", "x" * 30], "30 characters; the model sees 16"),
     ],
 )
 def test_a_bad_value_names_its_setting_and_leaves_nothing(

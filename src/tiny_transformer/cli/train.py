@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,10 +46,9 @@ def main(arguments: Sequence[str]) -> int:
     refuse_taken_name(options.settings.runs_dir, options.settings.run_name)
     try:
         trainer = Trainer(options.settings, init_from=options.init_from)
-    except PromptError as error:  # it goes on to name flags of `tiny generate`
-        problem = re.split(r"[;.] ", str(error))[0]
+    except PromptError as error:  # its remedy names flags of `tiny generate`
         raise PromptError(
-            f"sampling.prompt cannot be used. {problem}. Give another --sampling.prompt."
+            f"sampling.prompt cannot be used. {error.problem}", "Give another --sampling.prompt."
         ) from None
     show_start(trainer)
     show_result(

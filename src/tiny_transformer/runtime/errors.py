@@ -33,7 +33,19 @@ class VocabularyError(TinyError):
 
 
 class PromptError(TinyError):
-    """A prompt that the model cannot take as it is."""
+    """A prompt that the model cannot take as it is.
+
+    Args:
+        problem: a sentence that says what is wrong with it.
+        remedy: a sentence that says what to do, where that is known.
+
+    Attributes:
+        problem: as given.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".rstrip())
+        self.problem = problem
 
 
 class CheckpointError(TinyError):

@@ -49,20 +49,21 @@ def encode_prompt(
     if unknown and errors != "replace":
         shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in unknown[:5])
         raise PromptError(
-            f"The prompt has characters outside the model's vocabulary: {shown}. Leave them "
-            "out, or read them as unknown with --errors replace."
+            f"The prompt has characters outside the model's vocabulary: {shown}.",
+            "Leave them out, or read them as unknown with --errors replace.",
         )
     ids = tokenizer.encode(prompt).tolist()
     if not ids:
         raise PromptError(
-            "The prompt is empty; the model needs at least one character to continue, for "
-            "instance a line break: --prompt $'\\n'."
+            "The prompt is empty.",
+            "The model needs at least one character to continue, for instance a line break: "
+            "--prompt $'\\n'.",
         )
     if len(ids) > context_length:
         if not crop:
             raise PromptError(
-                f"The prompt has {len(ids)} characters and the model sees {context_length} at "
-                f"once. Shorten it, or keep its end with --crop-prompt."
+                f"The prompt has {len(ids)} characters; the model sees {context_length} at once.",
+                "Shorten it, or keep its end with --crop-prompt.",
             )
         ids = ids[-context_length:]
     return ids
