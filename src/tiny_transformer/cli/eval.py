@@ -19,7 +19,6 @@ from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.tracking.run_folder import find_run
 from tiny_transformer.training.checkpoint import load_checkpoint
 from tiny_transformer.training.run_data import load_validation
-from tiny_transformer.training.trainer import evaluation_metrics
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
             precision=precision,
             on_batch=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    metrics = {"step": checkpoint.step, "corpus": data.corpus, **evaluation_metrics(evaluation)}
+    metrics = {"step": checkpoint.step, "corpus": data.corpus, **evaluation.metrics()}
     if options.json:
         print(json.dumps(metrics))
     else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tiny_transformer.cli.options import FlatRun, parse
-from tiny_transformer.cli.train import show_result, show_start
+from tiny_transformer.cli.train import train_and_show
 from tiny_transformer.training.trainer import Trainer
 
 
@@ -38,10 +38,5 @@ def main(arguments: Sequence[str]) -> int:
         stop_at=options.training.stop_at,
     )
     trainer.reporter.message(f"Continuing after step {trainer.step}.")
-    show_start(trainer)
-    show_result(
-        trainer.train(),
-        trainer.config.sampling.prompt,
-        max_steps=trainer.config.training.max_steps,
-    )
+    train_and_show(trainer)
     return 0

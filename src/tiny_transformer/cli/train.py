@@ -50,13 +50,16 @@ def main(arguments: Sequence[str]) -> int:
         raise PromptError(
             f"sampling.prompt cannot be used. {error.problem}", "Give another --sampling.prompt."
         ) from None
-    show_start(trainer)
-    show_result(
-        trainer.train(),
-        trainer.config.sampling.prompt,
-        max_steps=trainer.config.training.max_steps,
-    )
+    train_and_show(trainer)
     return 0
+
+
+def train_and_show(trainer: Trainer) -> None:
+    """Say what is trained, train it, and show what came of it."""
+    show_start(trainer)
+    result = trainer.train()
+    config = trainer.config
+    show_result(result, config.sampling.prompt, max_steps=config.training.max_steps)
 
 
 def show_start(trainer: Trainer) -> None:

@@ -37,6 +37,15 @@ class Evaluation:
         """Loss in bits; a token is a character."""
         return self.loss / math.log(2)
 
+    def metrics(self) -> dict[str, float | int]:
+        """Return the numbers under the names that logs use."""
+        return {
+            "val_loss": self.loss,
+            "val_perplexity": self.perplexity,
+            "bits_per_char": self.bits_per_char,
+            "n_targets": self.n_targets,
+        }
+
 
 def evaluation_batches(
     tokens: np.ndarray, context_length: int, batch_size: int

@@ -12,7 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -326,7 +326,7 @@ class Trainer:
                 precision=self.precision,
                 on_batch=self._stop.check,
             )
-        self._record.evaluation(self.step, evaluation_metrics(evaluation))
+        self._record.evaluation(self.step, evaluation.metrics())
         if not math.isfinite(evaluation.loss):
             self._spoiled(f"the validation loss is {evaluation.loss}")
         return evaluation
@@ -355,16 +355,6 @@ class Trainer:
             metadata={**self._record.identity, "data_fingerprint": self.data.fingerprint},
         )
         self._record.event("checkpoint", self.step, path=str(path.relative_to(folder.path)))
-
-
-def evaluation_metrics(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation under the names that logs use."""
-    return {
-        "val_loss": evaluation.loss,
-        "val_perplexity": evaluation.perplexity,
-        "bits_per_char": evaluation.bits_per_char,
-        "n_targets": evaluation.n_targets,
-    }
 
 
 def _due(step: int, every: int) -> bool:
