@@ -21,6 +21,7 @@ from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.runtime.random_state import generator_states
 from tiny_transformer.tracking.run_log import metric_by_step
 from tiny_transformer.training.checkpoint import weights_hash
+from tiny_transformer.training.trainer import Trainer
 
 
 def losses(tmp_path: Path, **changes: Any) -> list[float]:
