@@ -286,5 +286,6 @@ def test_anonymous_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         check=True,
     )
     small, large = (json.loads(line)["peak_anonymous_mib"] for line in done.stdout.splitlines())
-    assert abs(large - small) < 6, done.stdout
+    # 60 MB more text; holding it would take 57 MiB more, and the allocator varies by a few.
+    assert abs(large - small) < 20, done.stdout
     assert torch.get_num_threads() <= 2
