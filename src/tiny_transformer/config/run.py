@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from tiny_transformer.config.checkpoints import CheckpointsConfig
 from tiny_transformer.config.checks import check
 from tiny_transformer.config.data import DataConfig
 from tiny_transformer.config.model import ModelConfig
 from tiny_transformer.config.sampling import SamplingConfig
+from tiny_transformer.config.tracking import TrackingConfig
 from tiny_transformer.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -35,6 +37,10 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    hooks: tuple[dict[str, Any], ...] = ()
+    """Hooks in the order in which they run: `{name: ..., enabled: ..., and its own settings}`."""
 
     def __post_init__(self) -> None:
         check(
@@ -42,19 +48,30 @@ class Config:
             f"run_name is {self.run_name!r}; use up to 100 letters, digits, '.', '_' and '-', "
             "beginning with a letter or a digit.",
         )
+        for hook in self.hooks:
+            check(
+                isinstance(hook.get("name"), str) and hook["name"] != "",
+                f"hooks holds {hook!r}; each hook needs a name, as in {{name: activation_stats}}.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain nested dictionaries."""
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
+        settings["hooks"] = list(settings["hooks"])  # YAML has no tuples
+        settings["tracking"]["trackers"] = list(self.tracking.trackers)
+        return settings
 
 
 def config_hash(config: Config) -> str:
     """Return 16 hex digits that change with every setting that can change the numbers.
 
-    What a run is called, where it and its corpus lie, and where it pauses do not.
+    What a run is called, where it and its corpus lie, where it pauses, who else is told
+    of it and which of its checkpoints are kept do not.
     """
     settings = config.to_dict()
-    del settings["run_name"], settings["runs_dir"], settings["training"]["stop_at"]
+    for name in ("run_name", "runs_dir", "tracking", "checkpoints"):
+        del settings[name]
+    del settings["training"]["stop_at"]
     settings["data"]["corpus"] = PurePath(config.data.corpus).name
     text = json.dumps(_canonical(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -64,4 +81,6 @@ def _canonical(value: Any) -> Any:
     """Write equal numbers alike, so that equal configs have equal hashes: 1.0 as 1."""
     if isinstance(value, dict):
         return {name: _canonical(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
