@@ -35,6 +35,8 @@ class Doctor:
 
     config: str = "base"
     """A preset (tiny, base, shakespeare), or a YAML or JSON file."""
+    numerics: bool = False
+    """Only measure, by training, which changes leave a run bit-identical here."""
     json: bool = False
     """Print one JSON object."""
 
@@ -103,6 +105,13 @@ def main(argv: Sequence[str]) -> int:
             Doctor, prog="tiny doctor", args=list(argv), config=(tyro.conf.FlagCreatePairsOff,)
         )
         config = load_config(options.config)
+    if options.numerics:
+        try:
+            from tiny_transformer.cli import doctor_numerics as numerics
+        except ImportError:
+            pass  # the checks say which package is missing
+        else:
+            return numerics.main(as_json=options.json)
     show = _silent if options.json else _console_line
     report: dict[str, Any] = {}
     checks = all_checks(Path("runs" if config is None else config.runs_dir))
