@@ -18,6 +18,7 @@ from tiny_transformer.cli import doctor_checks
 from tiny_transformer.cli import doctor_numerics as numerics
 from tiny_transformer.cli.doctor_numerics import Change, Measured, Row
 from tiny_transformer.cli.main import main as tiny
+from tiny_transformer.model import dropout
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.training import trainer
 
@@ -108,9 +109,14 @@ def test_only_the_card_is_shown(monkeypatch: Patch, capsys: Capture) -> None:
     assert "matrix product" not in capsys.readouterr().out
 
 
-def _draw_from_the_global_generator(monkeypatch: Patch) -> None:
+def _draw_from_a_generator_of_its_own(monkeypatch: Patch) -> None:
     """Dropout masks then depend on what was drawn before."""
-    monkeypatch.setattr(trainer, "forked_rng", lambda *_, device=None: contextlib.nullcontext())
+    own = torch.Generator().manual_seed(1)
+
+    def dropout_as_it_comes(x: torch.Tensor, probability: float) -> torch.Tensor:
+        return x * (torch.rand(x.shape, generator=own) >= probability)
+
+    monkeypatch.setattr(dropout, "dropout", dropout_as_it_comes)
 
 
 def _spoil_weights_in(name: str) -> Callable[[Patch], None]:
@@ -132,7 +138,7 @@ def _spoil_weights_in(name: str) -> Callable[[Patch], None]:
 @pytest.mark.parametrize(
     ("breakage", "broken"),
     [
-        (_draw_from_the_global_generator, "the same again"),
+        (_draw_from_a_generator_of_its_own, "the same again"),
         (_spoil_weights_in("compute_val_loss"), "evaluation, samples, saves"),
         (_spoil_weights_in("sample_text"), "evaluation, samples, saves"),
     ],
