@@ -19,6 +19,7 @@ ROOMS = {
     "cli": ("one file a command", "#f8d7c4"),
     "training": ("batches to weights", "#fbe3b0"),
     "evaluation": ("weights to numbers", "#e6eeaa"),
+    "hooks": ("watch and change runs", "#d9edaa"),
     "sampling": ("logits to text", "#cdebc0"),
     "model": ("ids to logits to loss", "#b5e6d0"),
     "data": ("text to batches", "#b4e2ec"),

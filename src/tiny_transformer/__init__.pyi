@@ -14,6 +14,13 @@ from tiny_transformer.data.dataset import split_corpus as split_corpus
 from tiny_transformer.data.prepared import prepare as prepare
 from tiny_transformer.evaluation.evaluator import Evaluation as Evaluation
 from tiny_transformer.evaluation.evaluator import compute_val_loss as compute_val_loss
+from tiny_transformer.hooks.base import Event as Event
+from tiny_transformer.hooks.base import ForwardHook as ForwardHook
+from tiny_transformer.hooks.base import Gradient as Gradient
+from tiny_transformer.hooks.base import Observer as Observer
+from tiny_transformer.hooks.base import Probe as Probe
+from tiny_transformer.hooks.base import Site as Site
+from tiny_transformer.hooks.base import UpdateHook as UpdateHook
 from tiny_transformer.model.attention import MultiHeadAttention as MultiHeadAttention
 from tiny_transformer.model.attention import causal_mask as causal_mask
 from tiny_transformer.model.attention import explicit_attention as explicit_attention
@@ -37,11 +44,12 @@ from tiny_transformer.text.normalize import normalize_text as normalize_text
 from tiny_transformer.text.tokenizer import CharTokenizer as CharTokenizer
 from tiny_transformer.training.checkpoint import Checkpoint as Checkpoint
 from tiny_transformer.training.checkpoint import load_checkpoint as load_checkpoint
+from tiny_transformer.training.checkpoint import open_checkpoint as open_checkpoint
 from tiny_transformer.training.checkpoint import save_checkpoint as save_checkpoint
-from tiny_transformer.training.checkpoint import weights_hash as weights_hash
 from tiny_transformer.training.optimizer import Optimizer as Optimizer
 from tiny_transformer.training.schedule import learning_rate_scale as learning_rate_scale
 from tiny_transformer.training.trainer import Trainer as Trainer
 from tiny_transformer.training.trainer import TrainingResult as TrainingResult
+from tiny_transformer.training.weights import weights_hash as weights_hash
 
 __version__: str

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from tiny_transformer.config import (
+    CheckpointsConfig,
     Config,
     DataConfig,
     ModelConfig,
     OptimizerConfig,
     SamplingConfig,
     ScheduleConfig,
+    TrackingConfig,
     TrainingConfig,
     config_hash,
 )
@@ -217,8 +219,21 @@ def test_the_hash_changes_with_every_setting(section: str, name: str, value: obj
 @pytest.mark.requirement("config.stored-and-hashed")
 def test_the_hash_does_not_change_with_the_name_place_or_pause_of_a_run() -> None:
     paused = TrainingConfig(stop_at=3)
-    same = Config(run_name="mine", runs_dir="/elsewhere", training=paused)
+    same = Config(
+        run_name="mine",
+        runs_dir="/elsewhere",
+        training=paused,
+        tracking=TrackingConfig(trackers=("tensorboard",)),
+        checkpoints=CheckpointsConfig(keep_last=7),
+    )
     assert config_hash(same) == config_hash(Config())
+
+
+@pytest.mark.requirement("config.stored-and-hashed")
+def test_the_hash_changes_with_the_hooks_and_their_order() -> None:
+    a, b = {"name": "noise", "eta": 0.1}, {"name": "sign"}
+    lists: list[tuple[dict[str, Any], ...]] = [(), (a,), (a, b), (b, a), ({**a, "eta": 0.2},)]
+    assert len({config_hash(Config(hooks=hooks)) for hooks in lists}) == len(lists)
 
 
 @pytest.mark.requirement("config.stored-and-hashed")
@@ -233,7 +248,7 @@ def test_the_hash_changes_with_the_name_of_a_corpus_but_not_with_its_place() -> 
 @pytest.mark.requirement("config.stored-and-hashed")
 def test_every_top_level_setting_is_hashed_or_is_a_name_or_place() -> None:
     names = {field.name for field in dataclasses.fields(Config)}
-    assert names == set(SECTIONS) | {"run_name", "runs_dir"}
+    assert names == set(SECTIONS) | {"hooks"} | {"run_name", "runs_dir", "tracking", "checkpoints"}
 
 
 @pytest.mark.requirement("config.stored-and-hashed")

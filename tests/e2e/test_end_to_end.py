@@ -15,7 +15,8 @@ from tiny_transformer.data.corpora import simple_text
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.sampling.sampler import sample_text
 from tiny_transformer.tracking.run_log import metric_by_step, read_log
-from tiny_transformer.training.checkpoint import load_checkpoint, weights_hash
+from tiny_transformer.training.checkpoint import load_checkpoint
+from tiny_transformer.training.weights import weights_hash
 
 MODEL = "--model.n-layers 1 --model.d-model 32 --model.n-heads 2 --model.context-length 32"
 QUIET = "--training.device cpu --training.precision float32 --training.eval-every 0"

@@ -20,7 +20,7 @@ from tiny_transformer.evaluation.evaluator import (
 )
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import DataError
-from tiny_transformer.training.checkpoint import weights_hash
+from tiny_transformer.training.weights import weights_hash
 
 VOCAB = 11
 

@@ -12,6 +12,7 @@ from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.recorder import RunRecorder
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
+from tiny_transformer.tracking.trackers import Trackers
 
 
 @pytest.mark.requirement("record.log")
@@ -19,7 +20,7 @@ def test_each_event_reaches_the_log_and_the_terminal(tmp_path: Path) -> None:
     shown = io.StringIO()
     folder = RunFolder.create(tmp_path, "mine")
     reporter = ConsoleReporter(Console(file=shown, force_terminal=False, width=200))
-    record = RunRecorder(folder, {"run_id": "mine"}, reporter)
+    record = RunRecorder(folder, {"run_id": "mine"}, reporter, Trackers(reporter.message))
     record.progress(0, 2)
     metrics = {"loss": 2.0, "tokens_per_second": 10.0}
     record.update(1, metrics, logged=False)

@@ -87,6 +87,7 @@ def bytes_below(folder: Path) -> dict[str, bytes]:
 CHECKPOINT_FILES = [
     "config.yaml",
     "generators.safetensors",
+    "hooks.safetensors",
     "metadata.json",
     "model.safetensors",
     "optimizer.safetensors",

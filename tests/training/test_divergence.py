@@ -13,8 +13,10 @@ from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.runtime.errors import DivergedError, StorageError
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
-from tiny_transformer.training.checkpoint import load_checkpoint, weights_hash
+from tiny_transformer.training.checkpoint import load_checkpoint
+from tiny_transformer.training.state import Gradients
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.weights import weights_hash
 
 
 def spoil(patch: pytest.MonkeyPatch, at_call: int, factor: float) -> None:
@@ -26,7 +28,7 @@ def spoil(patch: pytest.MonkeyPatch, at_call: int, factor: float) -> None:
         calls += 1
         return compute_loss(logits, targets) * (factor if calls == at_call else 1.0)
 
-    patch.setattr("tiny_transformer.training.trainer.compute_loss", spoiled)
+    patch.setattr("tiny_transformer.training.state.compute_loss", spoiled)
 
 
 @pytest.mark.requirement("training.divergence")
@@ -68,17 +70,17 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer(tiny_config(tmp_path))
-    accumulate = made._accumulate_gradients
+    accumulate = made.state._accumulate
 
-    def spoiled(step: int) -> float:
-        loss = accumulate(step)
-        if step == 2:
+    def spoiled() -> float:
+        loss = accumulate()
+        if made.step == 2:
             grad = next(made.model.parameters()).grad
             assert grad is not None
             grad.view(-1)[0] = float("nan")
         return loss
 
-    monkeypatch.setattr(made, "_accumulate_gradients", spoiled)
+    monkeypatch.setattr(made.state, "_accumulate", spoiled)
     before: list[str] = []
     monkeypatch.setattr(made, "_diverged", _recording(made, before))
     with pytest.raises(DivergedError, match=r"step 3: loss .*gradient norm nan"):
@@ -91,9 +93,9 @@ def test_a_gradient_that_is_not_finite_ends_the_run_too(
 def _recording(made: Trainer, seen: list[str]):
     diverged = made._diverged
 
-    def record(step: int, loss: float, grad_norm: float) -> None:
+    def record(gradients: Gradients) -> None:
         seen.append(weights_hash(made.model))
-        diverged(step, loss, grad_norm)
+        diverged(gradients)
 
     return record
 
@@ -103,12 +105,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_even_if_its_gradients_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer(tiny_config(tmp_path))
-    accumulate = made._accumulate_gradients
+    accumulate = made.state._accumulate
 
-    def overflown(step: int) -> float:
-        return accumulate(step) if step < 2 else float("inf")
+    def overflown() -> float:
+        return accumulate() if made.step < 2 else float("inf")
 
-    monkeypatch.setattr(made, "_accumulate_gradients", overflown)
+    monkeypatch.setattr(made.state, "_accumulate", overflown)
     with pytest.raises(DivergedError, match="step 3: loss inf, gradient norm 0"):
         made.train()
 

@@ -16,13 +16,14 @@ from tests.training.helpers import resumed, tiny_config, train, trainer
 from tiny_transformer.config.loading import save_config
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
-from tiny_transformer.training.checkpoint import load_checkpoint, weights_hash
+from tiny_transformer.training.checkpoint import load_checkpoint
 from tiny_transformer.training.interrupts import (
     InterruptedRunError,
     StopRequested,
     StopSignal,
 )
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.weights import weights_hash
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

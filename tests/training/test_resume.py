@@ -12,8 +12,9 @@ from tests.training.helpers import log_of, resumed, tiny_config, train, trainer
 from tiny_transformer.runtime.errors import CheckpointError, DataError, RunError
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import metric_by_step
-from tiny_transformer.training.checkpoint import load_checkpoint, weights_hash
+from tiny_transformer.training.checkpoint import load_checkpoint
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.weights import weights_hash
 
 STEPS = 12
 BUSY: dict[str, Any] = {
@@ -22,6 +23,7 @@ BUSY: dict[str, Any] = {
     "training__eval_every": 4,
     "training__sample_every": 5,
     "training__checkpoint_every": 3,
+    "checkpoints__keep_last": None,
     "model__dropout": 0.1,
     "schedule__name": "cosine",
     "schedule__warmup_steps": 3,

@@ -16,8 +16,9 @@ from tiny_transformer.evaluation.evaluator import compute_val_loss
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import ConfigError, PromptError, RunError, StorageError
 from tiny_transformer.sampling.sampler import sample_text
-from tiny_transformer.training.checkpoint import load_checkpoint, weights_hash
+from tiny_transformer.training.checkpoint import load_checkpoint
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.weights import weights_hash
 
 # Evaluation and samples
 
@@ -67,7 +68,8 @@ def test_samples_are_written_at_the_start_at_their_cadence_and_at_the_end(
 def test_checkpoints_are_saved_at_their_cadence_and_at_the_end(
     tmp_path: Path, every: int, steps: list[int]
 ) -> None:
-    trained, result = train(tmp_path, training__checkpoint_every=every)
+    changes = {"training__checkpoint_every": every, "checkpoints__keep_last": None}
+    trained, result = train(tmp_path, **changes)
     assert [load_checkpoint(p).step for p in result.folder.checkpoints()] == steps
     last = load_checkpoint(result.folder.latest_checkpoint())
     assert weights_hash(last.build_model()) == weights_hash(trained.model)

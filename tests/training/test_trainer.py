@@ -20,8 +20,8 @@ from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.runtime.random_state import generator_states
 from tiny_transformer.tracking.run_log import metric_by_step
-from tiny_transformer.training.checkpoint import weights_hash
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.weights import weights_hash
 
 
 def losses(tmp_path: Path, **changes: Any) -> list[float]:
@@ -141,7 +141,8 @@ def test_accumulated_gradients_are_those_of_the_same_windows(tmp_path: Path, pie
     whole = trainer(tiny_config(tmp_path, model__dropout=0.0))
     for step in range(3):
         made.optimizer.zero_grad()
-        loss = made._accumulate_gradients(step)
+        made.state.step = step
+        loss = made.state._accumulate()
         whole.model.zero_grad()
         expected = compute_loss(
             whole.model(whole.data.loader.batch(step)[0]), whole.data.loader.batch(step)[1]
@@ -162,10 +163,10 @@ def test_gradients_are_clipped_to_the_global_norm_and_0_is_off(
     made = trainer(tiny_config(tmp_path, training__grad_clip=limit))
     step = made.optimizer.step
 
-    def watched(scale: float = 1.0) -> None:
+    def watched(*arguments: Any) -> None:
         squares = [p.grad.square().sum() for p in made.model.parameters() if p.grad is not None]
         seen.append(float(torch.stack(squares).sum().sqrt()))
-        step(scale)
+        step(*arguments)
 
     monkeypatch.setattr(made.optimizer, "step", watched)
     raw = metric_by_step(log_of(made.train().folder), "train", "grad_norm").values()
@@ -282,7 +283,7 @@ def test_bfloat16_trains_with_float32_logits_weights_and_loss(
         kinds.add(loss.dtype)
         return loss
 
-    monkeypatch.setattr("tiny_transformer.training.trainer.compute_loss", watched)
+    monkeypatch.setattr("tiny_transformer.training.state.compute_loss", watched)
     trained, result = train(tmp_path, training__precision="bfloat16")
     assert kinds == {torch.float32}
     assert {p.dtype for p in trained.model.parameters()} == {torch.float32}

@@ -16,8 +16,7 @@ from tiny_transformer.cli.options import Device, FlatRun, parse
 from tiny_transformer.evaluation.evaluator import compute_val_loss
 from tiny_transformer.runtime.device import resolve_device, resolve_precision
 from tiny_transformer.runtime.errors import ConfigError
-from tiny_transformer.tracking.run_folder import find_run
-from tiny_transformer.training.checkpoint import load_checkpoint
+from tiny_transformer.training.checkpoint import open_checkpoint
 from tiny_transformer.training.run_data import load_validation
 
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--batch-size is {options.batch_size}; it must be at least 1.")
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    checkpoint = load_checkpoint(find_run(options.run.run, options.run.runs_dir)[1])
+    checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
     data = checkpoint.config.data
     if options.corpus is not None:
         data = dataclasses.replace(data, corpus=options.corpus)

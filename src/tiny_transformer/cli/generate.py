@@ -12,8 +12,7 @@ from tiny_transformer.config import SamplingConfig
 from tiny_transformer.runtime.device import resolve_device
 from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.sampling.sampler import sample_text, stream_text
-from tiny_transformer.tracking.run_folder import find_run
-from tiny_transformer.training.checkpoint import load_checkpoint
+from tiny_transformer.training.checkpoint import open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.num_samples < 1:
         raise ConfigError(f"--num-samples is {options.num_samples}; it must be at least 1.")
-    checkpoint = load_checkpoint(find_run(options.run.run, options.run.runs_dir)[1])
+    checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
     model = checkpoint.build_model(device=resolve_device(options.device))
     tokenizer, how = checkpoint.tokenizer, {"errors": options.errors, "crop": options.crop_prompt}
     if options.num_samples == 1:

@@ -15,8 +15,7 @@ from tiny_transformer.config.loading import validate
 from tiny_transformer.runtime.device import resolve_device
 from tiny_transformer.runtime.errors import ConfigError, PromptError, TinyError, suggest
 from tiny_transformer.sampling.sampler import stream_text
-from tiny_transformer.tracking.run_folder import find_run
-from tiny_transformer.training.checkpoint import Checkpoint, load_checkpoint
+from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
 
 HELP = """\
 Type a prompt and press Enter; the model continues it. Ctrl-C stops a text, Ctrl-D ends.
@@ -135,7 +134,7 @@ def _write(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Interactive, arguments, "interactive")
-    checkpoint = load_checkpoint(find_run(options.run.run, options.run.runs_dir)[1])
+    checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
     session = Session(checkpoint, _write, options.device)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are unknown characters

@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": "continue a run where it stopped",
     "eval": "loss, perplexity and bits per character of a run",
     "generate": "continue a prompt with a trained model",
+    "runs": "list, show, compare, plot and verify runs",
     "interactive": "type prompts to a trained model",
 }
 

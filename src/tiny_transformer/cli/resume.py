@@ -25,6 +25,8 @@ class Resume:
     """Continue a run where its latest checkpoint, or the one named, left it."""
 
     run: FlatRun
+    allow_numerics_change: bool = False
+    """Go on although threads, torch, precision or device are not what they were."""
     training: TrainingChanges = field(default_factory=TrainingChanges)
 
 
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         runs_dir=options.run.runs_dir,
         max_steps=options.training.max_steps,
         stop_at=options.training.stop_at,
+        allow_numerics_change=options.allow_numerics_change,
     )
     trainer.reporter.message(f"Continuing after step {trainer.step}.")
     train_and_show(trainer)

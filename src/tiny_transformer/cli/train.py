@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from rich.text import Text
 from tiny_transformer.cli.options import parse
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
+from tiny_transformer.hooks.registry import switch_hooks
 from tiny_transformer.runtime.errors import PromptError
 from tiny_transformer.tracking.run_folder import refuse_taken_name
 from tiny_transformer.training.trainer import Trainer, TrainingResult
@@ -29,6 +31,10 @@ class Train:
     """A preset (tiny, base, shakespeare), or a YAML or JSON file; none takes the defaults."""
     init_from: str | None = None
     """Start from the weights of another run of the same architecture."""
+    hook: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Switch a hook on, or add one: a name, or 'name setting=value ...'; may be repeated."""
+    no_hook: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Switch a hook of the config off, by its name; may be repeated."""
     settings: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = field(
         default_factory=Config
     )
@@ -43,9 +49,11 @@ def main(arguments: Sequence[str]) -> int:
     source = first.parse_known_args(arguments)[0].config
     default = Train(config=source, settings=load_config(source))
     options = parse(Train, arguments, "train", default=default)
-    refuse_taken_name(options.settings.runs_dir, options.settings.run_name)
+    settings = options.settings
+    refuse_taken_name(settings.runs_dir, settings.run_name)
+    hooks = switch_hooks(settings.hooks, options.hook, options.no_hook)
     try:
-        trainer = Trainer(options.settings, init_from=options.init_from)
+        trainer = Trainer(dataclasses.replace(settings, hooks=hooks), init_from=options.init_from)
     except PromptError as error:  # its remedy names flags of `tiny generate`
         raise PromptError(
             f"sampling.prompt cannot be used. {error.problem}", "Give another --sampling.prompt."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,36 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def describe_numerics(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return what the exact bits of a run depend on beside its config, as JSON-ready values."""
+    on_gpu = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "precision": precision,
+        "processor": processor_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
+    }
+
+
+def changed_numerics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two results of `describe_numerics`, in words."""
+    return [
+        f"{name.replace('_', ' ')}: {before.get(name)} then, {value} now"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return what can change a run's numbers, as JSON-ready values."""
+    """Return what a run was made with, as JSON-ready values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor_name(),
         "cpu_count": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "precision": precision,
+        **describe_numerics(device, precision),
         "packages": {name: package_version(name) for name in _PACKAGES},
         "git_commit": git_commit(),
         "git_dirty": git_dirty(),

@@ -56,6 +56,10 @@ class RunError(TinyError):
     """A run that cannot be found, or a run name that is taken."""
 
 
+class HookError(TinyError):
+    """A hook that raised, or tried what it may not do; the message names it."""
+
+
 class StorageError(TinyError):
     """A file that could not be written: the disk is full, or writing is not allowed."""
 

@@ -1,8 +1,9 @@
 """The one place where files are written.
 
-Everything that the package leaves on a disk goes through the four system calls named
-here (`os_write`, `os_fsync`, `os_replace`, `os_mkdir`), so that a test can make any of
-them fail, and so that every failure reaches the user as one `StorageError`.
+Everything that the package leaves on a disk goes through the system calls named here
+(`os_open`, `os_write`, `os_fsync` and so on), so that a test can make any of them fail,
+kill the process at it, or replay all of them as a power cut would have left them; and so
+that every failure reaches the user as one `StorageError`.
 
 Files appear whole or not at all: they are written beside their place, synced, and
 renamed into it. A log grows by whole lines.
@@ -15,7 +16,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,14 @@ from tiny_transformer.runtime.errors import StorageError
 
 _CHUNK = 16 << 20  # bytes handed to one system call
 
+os_open = os.open
 os_write = os.write
+os_truncate = os.ftruncate
 os_fsync = os.fsync
 os_replace = os.replace
 os_mkdir = os.mkdir
+os_unlink = os.unlink
+os_rmdir = os.rmdir
 
 
 @contextlib.contextmanager
@@ -91,7 +95,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with explained(path):
         try:
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptor = os_open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             try:
                 _write_all(descriptor, data)
                 os_fsync(descriptor)
@@ -100,7 +104,8 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             os_replace(staged, path)
             _sync_directory(path.parent)
         except BaseException:
-            staged.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os_unlink(staged)
             raise
 
 
@@ -143,9 +148,28 @@ def staged_directory(path: Path) -> Iterator[Path]:
                     os_replace(old, path)
                 raise
         except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
+            discard(staged)
             raise
-    shutil.rmtree(old, ignore_errors=True)
+    discard(old)
+
+
+def move_and_discard(path: Path, aside: Path) -> None:
+    """Remove the folder `path`: it vanishes at once, under the name `aside`, then in parts."""
+    with explained(path):
+        os_replace(path, aside)
+        _sync_directory(path.parent)
+    discard(aside)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all in it; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            os_unlink(path)
+            return
+        for inner in sorted(path.iterdir()):
+            discard(inner)
+        os_rmdir(path)
 
 
 class Writer:
@@ -160,7 +184,7 @@ class Writer:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
         with explained(path):
-            self._descriptor: int | None = os.open(path, flags, 0o644)
+            self._descriptor: int | None = os_open(path, flags, 0o644)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`; where that fails, cut off what was begun and raise `StorageError`."""
@@ -171,7 +195,7 @@ class Writer:
             try:
                 _write_all(self._descriptor, data)
             except BaseException:
-                os.ftruncate(self._descriptor, whole)
+                os_truncate(self._descriptor, whole)
                 os.lseek(self._descriptor, whole, os.SEEK_SET)
                 raise
 

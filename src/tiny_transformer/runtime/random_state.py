@@ -50,6 +50,17 @@ def forked_rng(*parts: int | str, device: torch.device | None = None) -> Iterato
             yield
 
 
+@contextlib.contextmanager
+def kept_generators() -> Iterator[None]:
+    """Put NumPy's and Python's global generators back after the block."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+
+
 def generator_states() -> dict[str, Tensor]:
     """Return the state of every global generator (torch, CUDA, numpy, python) as tensors."""
     states = {"torch": torch.get_rng_state()}

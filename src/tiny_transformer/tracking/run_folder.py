@@ -2,24 +2,34 @@
 
 config.yaml  environment.json  vocab.json  log.jsonl
 checkpoints/step-00000200/     samples/step-00000200.txt
+
+`RUN/latest` and `RUN/best` stand for a checkpoint: they are looked up each time, so that
+nothing can point to what is not there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
+import json
+import math
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import CheckpointError, RunError, StorageError, suggest
 
 _STEP = re.compile(r"step-(\d{8,})")
+_REPLACED = re.compile(r"\.(step-\d{8,})\.[0-9a-f]+\.old")
+_LEFT_OVER = re.compile(r"\.step-\d{8,}\.[0-9a-f]+\.(tmp|old|gone)")
 METADATA = "metadata.json"
 
 
@@ -59,7 +69,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            files.discard(self.path)
             raise
 
     @property
@@ -80,14 +90,94 @@ class RunFolder:
         """Return the file of the sample text at `step`."""
         return self.path / "samples" / f"step-{step:08d}.txt"
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run, so that no other process trains it.
+
+        Raises:
+            RunError: another one does.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"The run {self.path} is being trained by another process. Wait until it has "
+                "ended, or train a run of another name."
+            ) from None
+        except OSError as error:
+            raise StorageError(f"{self.path} cannot be locked: {error.strerror}.") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        """Return whether a process is training the run now."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except RunError:
+            return True
+
     def checkpoints(self) -> list[Path]:
-        """Return the folders of all whole checkpoints, oldest step first."""
-        found = [
-            path
-            for path in (self.path / "checkpoints").glob("step-*")
-            if _STEP.fullmatch(path.name) and (path / METADATA).is_file()
+        """Return the folders of all whole checkpoints, oldest step first.
+
+        A checkpoint that was being replaced when the machine stopped is found under the
+        name that it was moved aside to.
+        """
+        found: dict[str, Path] = {}
+        for path in sorted((self.path / "checkpoints").glob("*step-*")):
+            replaced = _REPLACED.fullmatch(path.name)
+            if (replaced or _STEP.fullmatch(path.name)) and (path / METADATA).is_file():
+                found[replaced[1] if replaced else path.name] = path  # `step-` comes last: it wins
+        return sorted(found.values(), key=step_of)
+
+    def recover(self) -> None:
+        """Put back what was moved aside, and remove what a killed process left half done."""
+        for path in self.checkpoints():
+            replaced = _REPLACED.fullmatch(path.name)
+            if replaced:
+                with files.explained(path):
+                    files.os_replace(path, path.with_name(replaced[1]))
+        for path in (self.path / "checkpoints").glob(".step-*"):
+            if _LEFT_OVER.fullmatch(path.name):
+                files.discard(path)
+
+    def supersede_after(self, step: int) -> Path | None:
+        """Set the checkpoints after `step` aside: the run goes on from there in another way.
+
+        Returns:
+            The folder that they were moved to, or None where there were none.
+        """
+        later = [path for path in self.checkpoints() if step_of(path) > step]
+        if not later:
+            return None
+        aside = self.path / "checkpoints" / f"superseded-{new_run_id()}"
+        with files.explained(aside):
+            files.os_mkdir(aside)
+            for path in reversed(later):
+                files.os_replace(path, aside / path.name)
+        return aside
+
+    def best_checkpoint(self) -> Path:
+        """Return the checkpoint with the best value of the metric that the config names.
+
+        Raises:
+            CheckpointError: no checkpoint has a finite value of it.
+        """
+        self.latest_checkpoint()
+        ranked = [
+            (score, path) for path in self.checkpoints() if (score := score_of(path)) is not None
         ]
-        return sorted(found, key=step_of)
+        if not ranked:
+            raise CheckpointError(
+                f"No checkpoint of {self.path} has the metric that checkpoints.metric names, so "
+                f"none is the best. The latest one is {self.latest_checkpoint()}."
+            )
+        return min(ranked, key=lambda pair: (pair[0], -step_of(pair[1])))[1]
 
     def latest_checkpoint(self) -> Path:
         """Return the checkpoint of the highest step.
@@ -104,6 +194,15 @@ class RunFolder:
         return found[-1]
 
 
+def record_files(run: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that a run writes once, for the log to keep."""
+    return {
+        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
+        for name in ("config.yaml", "environment.json", "vocab.json")
+        if (run / name).is_file()
+    }
+
+
 def refuse_taken_name(runs_dir: str | Path, run_name: str | None) -> None:
     """Raise `RunError` if there is a run of that name; None is always free."""
     path = Path(runs_dir) / (run_name or "")
@@ -116,14 +215,26 @@ def refuse_taken_name(runs_dir: str | Path, run_name: str | None) -> None:
 
 def step_of(checkpoint: Path) -> int:
     """Return the step in a checkpoint folder's name."""
-    return int(checkpoint.name.removeprefix("step-"))
+    return int(checkpoint.name.split("step-")[1].split(".")[0])
+
+
+def score_of(checkpoint: Path) -> float | None:
+    """Return how a checkpoint ranks, smaller being better, or None without a finite metric."""
+    try:
+        record: dict[str, Any] = json.loads((checkpoint / METADATA).read_text(encoding="utf-8"))
+        value = float(record["metrics"][record["rank"]["metric"]])
+        sign = -1 if record["rank"]["mode"] == "max" else 1
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return sign * value if math.isfinite(value) else None
 
 
 def find_run(reference: str | Path, runs_dir: str | Path = "runs") -> tuple[RunFolder, Path]:
     """Find a run and one of its checkpoints.
 
     Args:
-        reference: a run's folder, a run id below `runs_dir`, or a checkpoint's folder.
+        reference: a run's folder, a run id below `runs_dir`, or a checkpoint's folder; a
+            run followed by `/latest` or `/best` names that checkpoint of it.
         runs_dir: where run ids are looked up.
 
     Returns:
@@ -133,6 +244,12 @@ def find_run(reference: str | Path, runs_dir: str | Path = "runs") -> tuple[RunF
         RunError: nothing of that name is a run.
         CheckpointError: the run has no checkpoint.
     """
+    which = Path(reference).name
+    if which in ("latest", "best") and Path(reference) != Path(which):
+        run = Path(reference).parent
+        run = run.parent if run.name == "checkpoints" else run
+        folder, latest = find_run(run, runs_dir)
+        return folder, latest if which == "latest" else folder.best_checkpoint()
     with contextlib.suppress(OSError):  # for instance a name that is too long for any file
         for path in (Path(reference), Path(runs_dir) / reference):
             if (path / METADATA).is_file():

@@ -26,7 +26,7 @@ from tiny_transformer.tracking.tracker_packages import (
 _INSTALL = {
     "tensorboard": "pip install 'tiny-transformer[tensorboard]'",
     "wandb": "pip install 'tiny-transformer[wandb]'",
-    "trackio": "pip install 'trackio>=0.40'",  # no extra: it asks for an older pillow than pinned
+    "trackio": "pip install 'tiny-transformer[trackio]'",
 }
 
 

@@ -3,6 +3,7 @@
     model.safetensors       the weights, each shared one once
     optimizer.safetensors   "<parameter>/<key>"
     generators.safetensors  states of the global random generators
+    hooks.safetensors       tensors of the hooks' state
     config.yaml  vocab.json
     metadata.json           step, identity, size and SHA-256 of every file above, and its own
 
@@ -31,18 +32,22 @@ from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import CheckpointError, TinyError
 from tiny_transformer.runtime.random_state import generator_states
 from tiny_transformer.text.tokenizer import CharTokenizer
-from tiny_transformer.tracking.run_folder import METADATA
+from tiny_transformer.tracking.run_folder import METADATA, RunFolder, find_run
 from tiny_transformer.training.optimizer import Optimizer
+from tiny_transformer.training.weights import load_weights, named_weights
+from tiny_transformer.viz.parameters import count_parameters
 
 FORMAT = "tiny_transformer.checkpoint"
-VERSION = 1
+VERSION = 2
 _MODEL, _OPTIMIZER, _GENERATORS = (
     "model.safetensors",
     "optimizer.safetensors",
     "generators.safetensors",
 )
-_CONFIG, _VOCABULARY = "config.yaml", "vocab.json"
-_FILES = (_MODEL, _OPTIMIZER, _GENERATORS, _CONFIG, _VOCABULARY)
+_HOOKS, _CONFIG, _VOCABULARY = "hooks.safetensors", "config.yaml", "vocab.json"
+_FILES = (_MODEL, _OPTIMIZER, _GENERATORS, _HOOKS, _CONFIG, _VOCABULARY)
+_LARGEST_METADATA = 16 << 20  # bytes
+_LARGEST_TABLE = 1 << 31  # elements of a table of positions
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Checkpoint:
         weights: parameters by name.
         optimizer_state: see `Optimizer.state_tensors`.
         generators: see `generator_states`.
+        hook_state: tensors of the hooks; the rest of their state is in `metadata`.
         metadata: what `save_checkpoint` was given to remember, and the files' hashes.
     """
 
@@ -67,51 +73,37 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer_state: dict[str, Tensor]
     generators: dict[str, Tensor]
+    hook_state: dict[str, Tensor]
     metadata: dict[str, Any]
 
     def build_model(
         self, parts: Parts | None = None, device: torch.device | str = "cpu"
     ) -> Transformer:
-        """Return the model with these weights, in evaluation mode."""
+        """Return the model with these weights, in evaluation mode.
+
+        Raises:
+            CheckpointError: the weights are not those of the config.
+        """
+        if parts is None:
+            self._check_size()
         model = Transformer(self.config.model, parts)
         load_weights(model, self.weights, where=str(self.path))
         return model.to(device).eval()
 
-
-def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters by name, shared ones once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy `weights` into `model`; every name and shape must agree.
-
-    Raises:
-        CheckpointError: names the first parameter that is missing, surplus or misshapen.
-    """
-    own = named_weights(model)
-    missing, surplus = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    if missing or surplus:
-        problem = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, which the model lacks"
-        raise CheckpointError(f"{where} does not fit this model: it {problem}.")
-    for name, parameter in own.items():
-        if weights[name].shape != parameter.shape:
+    def _check_size(self) -> None:
+        """Refuse a config that asks for another model before that one is built."""
+        config = self.config.model
+        if config.context_length * config.d_model > _LARGEST_TABLE:
             raise CheckpointError(
-                f"{where} does not fit this model: {name} has shape "
-                f"{tuple(weights[name].shape)} there and {tuple(parameter.shape)} here."
+                f"{self.path} asks for a context of {config.context_length:,}: far too long."
             )
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 over the names, shapes and bits of all weights, as hex."""
-    digest = hashlib.sha256()
-    for name, weight in sorted(named_weights(model).items()):
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        wanted = count_parameters(config).total
+        found = sum(tensor.numel() for tensor in self.weights.values())
+        if wanted != found:
+            raise CheckpointError(
+                f"{self.path} does not fit this model: its config asks for {wanted:,} "
+                f"parameters, and it has {found:,}."
+            )
 
 
 def save_checkpoint(
@@ -122,6 +114,7 @@ def save_checkpoint(
     step: int,
     config: Config,
     tokenizer: CharTokenizer,
+    hook_state: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint folder beside `path` and rename it into place.
@@ -133,6 +126,7 @@ def save_checkpoint(
         step: optimizer steps made.
         config: the run's settings.
         tokenizer: its vocabulary.
+        hook_state: tensors of the hooks.
         metadata: JSON-ready values to remember, such as the run's id.
 
     Raises:
@@ -145,6 +139,7 @@ def save_checkpoint(
             (_MODEL, named_weights(model)),
             (_OPTIMIZER, optimizer.state_tensors()),
             (_GENERATORS, generator_states()),
+            (_HOOKS, hook_state or {}),
         ):
             on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
             files.write_bytes(folder / name, safetensors.torch.save(on_cpu))
@@ -190,10 +185,30 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             weights=_tensors(path / _MODEL, data[_MODEL]),
             optimizer_state=_tensors(path / _OPTIMIZER, data[_OPTIMIZER]),
             generators=_tensors(path / _GENERATORS, data[_GENERATORS]),
+            hook_state=_tensors(path / _HOOKS, data[_HOOKS]),
             metadata=metadata,
         )
     except TinyError as error:
         raise CheckpointError(f"{error}{_way_out(path)}") from None
+
+
+def open_checkpoint(
+    reference: str | Path, runs_dir: str | Path = "runs"
+) -> tuple[RunFolder, Checkpoint]:
+    """Find a run as `find_run` does, and read its checkpoint, also while it is being trained.
+
+    Raises:
+        RunError: nothing of that name is a run.
+        CheckpointError: it has no checkpoint, or a damaged one.
+    """
+    while True:
+        folder, path = find_run(reference, runs_dir)
+        try:
+            return folder, load_checkpoint(path)
+        except CheckpointError:
+            if path.is_dir():
+                raise
+            # Training has removed it since it was found, and has a newer one.
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -203,7 +218,12 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise CheckpointError(f"{path} is not a checkpoint: it has no {METADATA}.")
     try:
+        size = file.stat().st_size
+        if size > _LARGEST_METADATA:
+            raise CheckpointError(f"The checkpoint file {file} has {size} bytes: far too many.")
         metadata = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"The file {file} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"The checkpoint file {file} is damaged: it is not JSON.") from None
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -221,21 +241,25 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     whole = isinstance(described, dict) and all(isinstance(described.get(n), dict) for n in _FILES)
     if not whole or type(step) is not int or step < 0:
         raise CheckpointError(f"The checkpoint file {file} is damaged: fields are missing.")
+    surplus = sorted(set(described or ()) - set(_FILES))
+    if surplus:
+        raise CheckpointError(
+            f"The checkpoint file {file} names {surplus[0]!r}, which no checkpoint has."
+        )
     return metadata
 
 
 def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
     try:
+        if file.stat().st_size != expected.get("bytes"):  # before it is read into memory
+            raise CheckpointError(
+                f"The checkpoint file {file} is damaged: it has {file.stat().st_size} bytes, and "
+                f"was saved with {expected.get('bytes')}."
+            )
         data = file.read_bytes()
     except OSError as error:
         raise CheckpointError(f"The checkpoint file {file} is missing: {error.strerror}.") from None
-    found = _fingerprint(data)
-    if found["bytes"] != expected.get("bytes"):
-        raise CheckpointError(
-            f"The checkpoint file {file} is damaged: it has {found['bytes']} bytes, and was "
-            f"saved with {expected.get('bytes')}."
-        )
-    if found["sha256"] != expected.get("sha256"):
+    if _fingerprint(data)["sha256"] != expected.get("sha256"):
         raise CheckpointError(
             f"The checkpoint file {file} is damaged: its content is not what was saved."
         )
@@ -245,7 +269,7 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
 def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The checkpoint file {file} is damaged: {error}.") from None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -59,12 +62,40 @@ class Optimizer:
         self.learning_rate = config.learning_rate
         self._peaks = [[group["lr"] for group in o.param_groups] for o in self._optimizers]
 
-    def step(self, scale: float = 1.0) -> None:
-        """Update every parameter from its gradient, at `scale` times the learning rates."""
+    def step(self, scale: float = 1.0, by_name: Mapping[str, float] | None = None) -> None:
+        """Update every parameter from its gradient, at `scale` times the learning rates.
+
+        Args:
+            scale: for all parameters.
+            by_name: further factors, for the parameters that it names; with 0 a parameter
+                and its state stay as they are, bit for bit.
+        """
         for optimizer, peaks in zip(self._optimizers, self._peaks, strict=True):
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            groups = optimizer.param_groups
+            for group, peak in zip(groups, peaks, strict=True):
                 group["lr"] = peak * scale
-            optimizer.step()
+            if by_name:
+                optimizer.param_groups = self._by_factor(groups, by_name)
+            try:
+                optimizer.step()
+            finally:
+                optimizer.param_groups = groups
+
+    def _by_factor(
+        self, groups: list[dict[str, Any]], by_name: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """Return the groups, each cut into those of equal factors; those of 0 left out."""
+        cut = []
+        for group in groups:
+            parts: dict[float, list[Tensor]] = {}
+            for parameter in group["params"]:
+                parts.setdefault(by_name.get(self._names[parameter], 1.0), []).append(parameter)
+            cut += [
+                {**group, "params": parameters, "lr": group["lr"] * factor}
+                for factor, parameters in parts.items()
+                if factor != 0
+            ]
+        return cut
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

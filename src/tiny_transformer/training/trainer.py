@@ -1,53 +1,47 @@
 """The training loop: a pure function of (config, data, seed, environment).
 
 Notable: step s uses batch s and dropout of (seed, s), so a run that is stopped and
-resumed makes the same updates; evaluation, sampling and logging leave no trace in the
-weights; a loss that is not a number ends the run before it can spoil them.
+resumed makes the same updates; evaluation, sampling, logging and observers leave no trace
+in the weights; a loss that is not a number ends the run before it can spoil them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
-from tiny_transformer.config import Config, config_hash
-from tiny_transformer.config.loading import save_config
+from tiny_transformer.config import Config
 from tiny_transformer.evaluation.evaluator import Evaluation, compute_val_loss
-from tiny_transformer.model.loss import compute_loss
+from tiny_transformer.hooks.base import Event
+from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.model.parts import Parts
-from tiny_transformer.model.transformer import Transformer
-from tiny_transformer.runtime import files
-from tiny_transformer.runtime.device import (
-    Precision,
-    autocast,
-    resolve_device,
-    resolve_precision,
-)
-from tiny_transformer.runtime.environment import describe_environment, git_commit
-from tiny_transformer.runtime.errors import CheckpointError, ConfigError, DataError, DivergedError
-from tiny_transformer.runtime.random_state import forked_rng, restore_generator_states
+from tiny_transformer.runtime.device import Precision
+from tiny_transformer.runtime.environment import git_dirty
+from tiny_transformer.runtime.errors import DivergedError, TinyError
+from tiny_transformer.runtime.random_state import forked_rng
 from tiny_transformer.sampling.sampler import encode_prompt, sample_text
 from tiny_transformer.tracking.console import ConsoleReporter
-from tiny_transformer.tracking.recorder import RunRecorder
-from tiny_transformer.tracking.run_folder import RunFolder, find_run
-from tiny_transformer.training.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
+from tiny_transformer.tracking.run_folder import RunFolder
+from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
+from tiny_transformer.training.checkpoint_manager import CheckpointManager
 from tiny_transformer.training.interrupts import InterruptedRunError, StopRequested, StopSignal
-from tiny_transformer.training.optimizer import Optimizer
-from tiny_transformer.training.run_data import load_run_data
-from tiny_transformer.training.schedule import learning_rate_scale
+from tiny_transformer.training.resume import continued_config, refuse_changes
+from tiny_transformer.training.start import create_folder, describe_start, open_record
+from tiny_transformer.training.state import Gradients, TrainingState
+from tiny_transformer.training.weights import (
+    joint_hash,
+    load_weights,
+    named_weights,
+    tensor_hashes,
+)
 
-_RANK = 0
 _ADVICE = (
     "earlier checkpoints are unharmed. Try a smaller --optimizer.learning-rate, a longer "
     "--schedule.warmup-steps, or a smaller --training.grad-clip."
@@ -85,8 +79,8 @@ class Trainer:
         reporter: shows progress; None makes a `ConsoleReporter`.
 
     Attributes:
+        state: data, model, optimizer and hooks.
         model: the transformer.
-        step: updates made so far.
 
     Raises:
         TinyError: the corpus, the settings or the prompt cannot be used; nothing has
@@ -103,27 +97,30 @@ class Trainer:
     ) -> None:
         self.config = config
         self.reporter = reporter or ConsoleReporter()
-        self.device = resolve_device(config.training.device)
-        self.precision: Precision = resolve_precision(config.training.precision, self.device)
-        self.data = load_run_data(config)
-        if config.model.vocab_size != self.data.tokenizer.vocab_size:
-            raise ConfigError(
-                f"model.vocab_size is {config.model.vocab_size}; the tokenizer has "
-                f"{self.data.tokenizer.vocab_size} tokens."
-            )
+        self.state = TrainingState(config, parts, build_hooks(config.hooks))
+        self._hook_list = describe_hooks(config.hooks)
+        self.data, self.model, self.optimizer = (
+            self.state.data,
+            self.state.model,
+            self.state.optimizer,
+        )
+        self.device = self.state.device
+        self.precision: Precision = self.state.precision
         encode_prompt(config.sampling.prompt, self.data.tokenizer, config.model.context_length)
-        self.model = Transformer(config.model, parts, seed=config.training.seed)
         self._init_from = None if init_from is None else str(init_from)
         if init_from is not None:
-            source = load_checkpoint(find_run(init_from, config.runs_dir)[1])
+            source = open_checkpoint(init_from, config.runs_dir)[1]
             load_weights(self.model, source.weights, where=str(source.path))
-        self.model.to(self.device)
-        self.optimizer = Optimizer(self.model, config.optimizer)
-        self.step = 0
         self._resumed: Checkpoint | None = None
+        self._changes: list[str] = []
         self._folder: RunFolder | None = None
         self._stop = StopSignal()
         self._train_seconds = 0.0
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self.state.step
 
     @classmethod
     def resume(
@@ -134,6 +131,7 @@ class Trainer:
         parts: Parts | None = None,
         max_steps: int | None = None,
         stop_at: int | None = None,
+        allow_numerics_change: bool = False,
         reporter: ConsoleReporter | None = None,
     ) -> Trainer:
         """Return a trainer that continues a run where a checkpoint left it.
@@ -144,35 +142,24 @@ class Trainer:
             parts: the classes that the run was trained with.
             max_steps: a new horizon; None keeps the run's.
             stop_at: end early at this step; None goes on to the horizon.
+            allow_numerics_change: go on where the machine or PyTorch is not what it was, so
+                that the last bits of the numbers may differ; the log will say so.
             reporter: shows progress.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or the run is complete.
+            CheckpointError: the checkpoint is damaged, the run is complete, or what its
+                numbers depend on has changed.
             DataError: the corpus is not the one that the run was trained on.
         """
-        folder, path = find_run(run, runs_dir)
-        checkpoint = load_checkpoint(path)
-        config = checkpoint.config
-        steps = config.training.max_steps if max_steps is None else max_steps
-        training = dataclasses.replace(config.training, stop_at=stop_at, max_steps=steps)
-        config = dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
-        if checkpoint.step >= training.last_step:
-            raise CheckpointError(
-                f"The run {folder.path} is complete: it made {checkpoint.step} of "
-                f"{training.last_step} steps. Train it longer with --training.max-steps "
-                f"{2 * checkpoint.step}."
-            )
+        folder, checkpoint = open_checkpoint(run, runs_dir)
+        config = continued_config(checkpoint, folder, max_steps=max_steps, stop_at=stop_at)
         trainer = cls(config, parts=parts, reporter=reporter)
-        if trainer.data.fingerprint != checkpoint.metadata.get("data_fingerprint"):
-            raise DataError(
-                f"The corpus {config.data.corpus!r} is not the text that the run "
-                f"{folder.path} was trained on: it has changed since."
-            )
-        load_weights(trainer.model, checkpoint.weights, where=str(path))
-        trainer.optimizer.load_state_tensors(checkpoint.optimizer_state)
-        restore_generator_states(checkpoint.generators)
-        trainer.step = checkpoint.step
+        trainer._changes = refuse_changes(
+            checkpoint, trainer.state.numerics(), trainer._hook_list, allow=allow_numerics_change
+        )
+        trainer.state.load(checkpoint)
         trainer._resumed, trainer._folder = checkpoint, folder
+        trainer._init_from = checkpoint.metadata.get("init_from")
         return trainer
 
     def train(self) -> TrainingResult:
@@ -180,48 +167,59 @@ class Trainer:
 
         Raises:
             DivergedError: the loss or the gradient is not finite.
+            HookError: a hook failed, or tried what it may not do.
             InterruptedRunError: Ctrl-C or SIGTERM; the state was saved.
+            RunError: another process is training this run.
             StorageError: the disk is full, or the run's folder cannot be written.
         """
-        folder = self._folder = self._folder or self._create_folder()
-        identity = {
-            "run_id": folder.run_id,
-            "config_hash": config_hash(self.config),
-            "git_commit": git_commit(),
-        }
-        record = self._record = RunRecorder(folder, identity, self.reporter)
-        try:
+        folder = self._folder = self._folder or create_folder(self.state)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(folder.locked())
+            self._record = open_record(self.state, folder, self.reporter)
+            stack.callback(self._record.close)
+            stack.callback(self.state.hooks.close)
+            self.state.hooks.report = self._record.observed
+            self._manager = CheckpointManager(folder, self.config.checkpoints)
             self._record_start()
-            with self._stop:
-                record.progress(self.step, self.config.training.last_step)
+            try:
+                stack.enter_context(self._stop)
+                self._record.progress(self.step, self.config.training.last_step)
                 return self._loop()
-        finally:
-            record.close()
-
-    def _create_folder(self) -> RunFolder:
-        folder = RunFolder.create(self.config.runs_dir, self.config.run_name)
-        environment = describe_environment(self.device, self.precision)
-        with folder.removed_on_failure():
-            save_config(self.config, folder.path / "config.yaml")
-            files.write_json(folder.path / "environment.json", environment)
-            self.data.tokenizer.save(folder.path / "vocab.json")
-        return folder
+            except (InterruptedRunError, DivergedError):
+                raise
+            except TinyError as error:
+                with contextlib.suppress(TinyError):  # the disk may be what failed
+                    self._record.event("failed", self.step, reason=str(error))
+                raise
 
     def _record_start(self) -> None:
+        """Log who the run is, and how the folder was found."""
+        folder, resumed = self._record.folder, self._resumed
+        folder.recover()
+        superseded = None if resumed is None else folder.supersede_after(self.step)
+        if superseded is not None:
+            self.reporter.message(f"Later checkpoints were set aside in {superseded}.")
+        for change in self._changes:
+            self.reporter.message(f"Changed since the checkpoint was saved: {change}.")
         self._record.event(
-            "start" if self._resumed is None else "resume",
+            "start" if resumed is None else "resume",
             self.step,
-            seed=self.config.training.seed,
-            hooks=[],
-            corpus=self.config.data.corpus,
-            data_fingerprint=self.data.fingerprint,
-            device=str(self.device),
-            precision=self.precision,
-            n_parameters=self.model.n_parameters(),
-            dropout=self.config.model.dropout_probability,
+            hooks=self._hook_list,
             init_from=self._init_from,
-            resumed_from=None if self._resumed is None else str(self._resumed.path),
+            resumed_from=None if resumed is None else resumed.path.name,
+            numerics_changes=self._changes,
+            **describe_start(self.state, folder),
         )
+        self._emit("on_start")
+
+    def _emit(self, name: str, **fields: Any) -> None:
+        event = Event(self.step, folder=self._record.folder.path, generate=self._generate, **fields)
+        self.state.hooks.emit(name, event)
+
+    def _generate(self, prompt: str, **options: Any) -> str:
+        """Write on after a prompt, for observers."""
+        settings = dataclasses.replace(self.config.sampling, prompt=prompt, **options)
+        return sample_text(self.model, self.data.tokenizer, settings)[0]
 
     def _loop(self) -> TrainingResult:
         settings, first_sample = self.config.training, None
@@ -255,6 +253,7 @@ class Trainer:
                 f"tiny {'eval' if complete else 'resume'} {folder.path}"
             ) from None
         self._save()
+        self._emit("on_end")
         self._record.event("end", self.step, train_seconds=round(self._train_seconds, 3))
         return TrainingResult(
             folder, self.step, evaluation, first_sample, last_sample, self._train_seconds
@@ -262,50 +261,30 @@ class Trainer:
 
     def _update(self) -> None:
         """Make one optimizer step from the batch of this step, and log it."""
-        began = time.perf_counter()
-        settings, step = self.config.training, self.step
-        self.model.train()
-        loss = self._accumulate_gradients(step)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), settings.grad_clip or math.inf
-        ).item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self._diverged(step, loss, grad_norm)
-        scale = learning_rate_scale(step, self.config.schedule, settings.max_steps)
-        self.optimizer.step(scale)
-        self.optimizer.zero_grad()
-        self.step += 1
+        began, settings = time.perf_counter(), self.config.training
+        gradients = self.state.compute_gradients()
+        if not gradients.finite:
+            self._diverged(gradients)
+        learning_rate = self.state.apply_gradients()
         seconds = time.perf_counter() - began
         self._train_seconds += seconds
         metrics = {
-            "loss": loss,
-            "lr": self.optimizer.learning_rate * scale,
-            "grad_norm": grad_norm,
+            "loss": gradients.loss,
+            "lr": learning_rate,
+            "grad_norm": gradients.norm,
             "tokens_per_second": settings.batch_size * self.config.model.context_length / seconds,
         }
         logged = _due(self.step, settings.log_every) or self.step == settings.last_step
         self._record.update(self.step, metrics, logged=logged)
+        self._emit("on_step_end", metrics=metrics)
 
-    def _accumulate_gradients(self, step: int) -> float:
-        """Run forward and backward over the micro-batches; return the batch's mean loss."""
-        settings = self.config.training
-        losses = []
-        for micro_step, (x, y) in enumerate(self.data.loader.micro_batches(step)):
-            x, y = x.to(self.device), y.to(self.device)  # (B, T) int64
-            with forked_rng(settings.seed, "forward", step, micro_step, _RANK, device=self.device):
-                with autocast(self.device, self.precision):
-                    logits = self.model(x)  # (B, T, V) float32
-                loss = compute_loss(logits, y) / settings.accumulation_steps
-            loss.backward()
-            losses.append(loss.detach())
-        return torch.stack(losses).cpu().double().sum().item()
-
-    def _diverged(self, step: int, loss: float, grad_norm: float) -> None:
-        windows = self.data.loader.indices(step).tolist()
+    def _diverged(self, gradients: Gradients) -> None:
+        step, loss, norm = self.step + 1, gradients.loss, gradients.norm
+        windows = self.data.loader.indices(self.step).tolist()
         shown = ", ".join(map(str, windows[:8])) + (", ..." if len(windows) > 8 else "")
-        self._record.event("diverged", step + 1, loss=loss, grad_norm=grad_norm, windows=windows)
+        self._record.event("diverged", step, loss=loss, grad_norm=norm, windows=windows)
         raise DivergedError(
-            f"Training diverged at step {step + 1}: loss {loss}, gradient norm {grad_norm}, on "
+            f"Training diverged at step {step}: loss {loss}, gradient norm {norm}, on "
             f"the batch of windows {shown}. The update was not made, and {_ADVICE}"
         )
 
@@ -329,6 +308,7 @@ class Trainer:
         self._record.evaluation(self.step, evaluation.metrics())
         if not math.isfinite(evaluation.loss):
             self._spoiled(f"the validation loss is {evaluation.loss}")
+        self._emit("on_evaluation_end", metrics=evaluation.metrics())
         return evaluation
 
     def _sample(self) -> str:
@@ -339,22 +319,37 @@ class Trainer:
         except DivergedError:
             self._spoiled("the logits are not finite numbers")
         self._record.sample(self.step, settings.prompt, text)
+        self._emit("on_sample", text=settings.prompt + text)
         return text
 
     def _save(self) -> None:
         if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
             self._spoiled("a weight is not a finite number")
-        folder = self._record.folder
-        path = save_checkpoint(
-            folder.checkpoint(self.step),
-            model=self.model,
-            optimizer=self.optimizer,
-            step=self.step,
-            config=self.config,
-            tokenizer=self.data.tokenizer,
-            metadata={**self._record.identity, "data_fingerprint": self.data.fingerprint},
+        folder, record = self._record.folder, self._record
+        record.sync()  # the checkpoint remembers the log's chain
+        metadata = {
+            **record.identity,
+            "git_dirty": git_dirty(),
+            "log_chain": record.chain,
+            "hook_list": self._hook_list,
+            "init_from": self._init_from,
+        }
+        path = self._manager.save(
+            self.step,
+            lambda path, ranks: self.state.save(path, {**metadata, **ranks}),
+            record.metrics_at(self.step),
         )
-        self._record.event("checkpoint", self.step, path=str(path.relative_to(folder.path)))
+        tensors = tensor_hashes(named_weights(self.model))
+        record.event(
+            "checkpoint",
+            self.step,
+            path=str(path.relative_to(folder.path)),
+            weights_sha256=joint_hash(tensors),
+            optimizer_sha256=joint_hash(tensor_hashes(self.optimizer.state_tensors())),
+            tensors=tensors,
+        )
+        self._manager.prune()
+        self._emit("on_checkpoint", path=path)
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,0 +1,76 @@
+"""What must hold for a run to be continued, and what may have changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiny_transformer.config import Config
+from tiny_transformer.runtime.environment import changed_numerics
+from tiny_transformer.runtime.errors import CheckpointError
+from tiny_transformer.tracking.run_folder import RunFolder
+from tiny_transformer.training.checkpoint import Checkpoint
+
+
+def continued_config(
+    checkpoint: Checkpoint, folder: RunFolder, *, max_steps: int | None, stop_at: int | None
+) -> Config:
+    """Return the config of a run that goes on from a checkpoint.
+
+    Args:
+        checkpoint: where it goes on.
+        folder: the run's.
+        max_steps: a new horizon; None keeps the run's.
+        stop_at: end early at this step.
+
+    Raises:
+        CheckpointError: the run is complete, or it would run a Python file that came with it.
+    """
+    config = checkpoint.config
+    steps = config.training.max_steps if max_steps is None else max_steps
+    training = dataclasses.replace(config.training, stop_at=stop_at, max_steps=steps)
+    if checkpoint.step >= training.last_step:
+        raise CheckpointError(
+            f"The run {folder.path} is complete: it made {checkpoint.step} of "
+            f"{training.last_step} steps. Train it longer with --training.max-steps "
+            f"{2 * checkpoint.step}."
+        )
+    for hook in config.hooks:
+        file = Path(hook["name"].rpartition(":")[0])
+        if file.suffix and file.resolve().is_relative_to(folder.path.resolve()):
+            raise CheckpointError(
+                f"The hook {hook['name']} lies inside the run's own folder: a run that came from "
+                "elsewhere would run its code here. Move the file out, if you trust it."
+            )
+    return dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
+
+
+def refuse_changes(
+    checkpoint: Checkpoint,
+    numerics: dict[str, Any],
+    hook_list: Sequence[dict[str, Any]],
+    *,
+    allow: bool,
+) -> list[str]:
+    """Return what the exact numbers depend on and has changed since a checkpoint was saved.
+
+    Raises:
+        CheckpointError: something has changed, and `allow` is false.
+    """
+    changes = changed_numerics(checkpoint.metadata.get("numerics", {}), numerics)
+    saved = {h["name"]: h.get("sha256") for h in checkpoint.metadata.get("hook_list", [])}
+    changes += [
+        f"the file of the hook {hook['name']}"
+        for hook in hook_list
+        if hook.get("sha256") != saved.get(hook["name"])
+    ]
+    if changes and not allow:
+        raise CheckpointError(
+            f"What the run's numbers depend on has changed since {checkpoint.path} was saved: "
+            f"{'; '.join(changes)}. Make it as it was (the number of threads is set by "
+            "OMP_NUM_THREADS), or go on with --allow-numerics-change, where the last bits of the "
+            "numbers may differ from now on."
+        )
+    return changes

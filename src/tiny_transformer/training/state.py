@@ -1,0 +1,163 @@
+"""All that a run's updates depend on and change, and the one way to make an update.
+
+Training, resume and replay share it: what replays a run is what trained it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tiny_transformer.config import Config
+from tiny_transformer.hooks.base import Hook
+from tiny_transformer.hooks.runner import HookRunner
+from tiny_transformer.model.loss import compute_loss
+from tiny_transformer.model.parts import Parts
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime.device import (
+    Precision,
+    autocast,
+    resolve_device,
+    resolve_precision,
+)
+from tiny_transformer.runtime.environment import describe_numerics
+from tiny_transformer.runtime.errors import ConfigError, DataError
+from tiny_transformer.runtime.random_state import forked_rng, restore_generator_states
+from tiny_transformer.training.checkpoint import Checkpoint, save_checkpoint
+from tiny_transformer.training.optimizer import Optimizer
+from tiny_transformer.training.run_data import load_run_data
+from tiny_transformer.training.schedule import learning_rate_scale
+from tiny_transformer.training.weights import load_weights
+
+_RANK = 0
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What forward and backward over one batch came to.
+
+    Attributes:
+        loss: mean over the batch, in nats.
+        norm: global L2 norm of the gradients, before clipping.
+    """
+
+    loss: float
+    norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether both are numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class TrainingState:
+    """Data, model, optimizer and hooks of a run, at a step.
+
+    Args:
+        config: every setting.
+        parts: classes to build the model from; None takes the reference.
+        hooks: built from `config.hooks`, all of them or the update hooks alone.
+
+    Attributes:
+        step: updates made so far.
+
+    Raises:
+        TinyError: the corpus or the settings cannot be used.
+    """
+
+    def __init__(self, config: Config, parts: Parts | None, hooks: Sequence[Hook]) -> None:
+        self.config = config
+        self.device = resolve_device(config.training.device)
+        self.precision: Precision = resolve_precision(config.training.precision, self.device)
+        self.data = load_run_data(config)
+        if config.model.vocab_size != self.data.tokenizer.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size is {config.model.vocab_size}; the tokenizer has "
+                f"{self.data.tokenizer.vocab_size} tokens."
+            )
+        self.model = Transformer(config.model, parts, seed=config.training.seed).to(self.device)
+        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.hooks = HookRunner(hooks, self.model, seed=config.training.seed)
+        self.step = 0
+
+    def numerics(self) -> dict[str, Any]:
+        """Return what the exact bits of an update depend on beside the config."""
+        return describe_numerics(self.device, self.precision)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint of this run.
+
+        Raises:
+            CheckpointError: it is of another model, optimizer or list of hooks.
+            DataError: the corpus is not the one that the run was trained on.
+        """
+        if self.data.fingerprint != checkpoint.metadata.get("data_fingerprint"):
+            raise DataError(
+                f"The corpus {self.config.data.corpus!r} is not the text that the checkpoint "
+                f"{checkpoint.path} was trained on: it has changed since."
+            )
+        load_weights(self.model, checkpoint.weights, where=str(checkpoint.path))
+        self.optimizer.load_state_tensors(checkpoint.optimizer_state)
+        self.hooks.load_state(checkpoint.hook_state, checkpoint.metadata.get("hooks", []))
+        restore_generator_states(checkpoint.generators)
+        self.step = checkpoint.step
+
+    def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a checkpoint at `path`, with `metadata` and what belongs to the state."""
+        tensors, rest = self.hooks.state()
+        return save_checkpoint(
+            path,
+            model=self.model,
+            optimizer=self.optimizer,
+            step=self.step,
+            config=self.config,
+            tokenizer=self.data.tokenizer,
+            hook_state=tensors,
+            metadata={
+                **metadata,
+                "data_fingerprint": self.data.fingerprint,
+                "numerics": self.numerics(),
+                "hooks": rest,
+            },
+        )
+
+    def compute_gradients(self) -> Gradients:
+        """Run forward and backward over the batch of this step, and clip."""
+        self.model.train()
+        loss = self._accumulate()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.config.training.grad_clip or math.inf
+        ).item()
+        return Gradients(loss, norm)
+
+    def apply_gradients(self) -> float:
+        """Pass the gradients through the hooks, make the update; return the learning rate."""
+        settings = self.config.training
+        scale = learning_rate_scale(self.step, self.config.schedule, settings.max_steps)
+        by_name = self.hooks.change_gradients(self.step + 1)
+        self.optimizer.step(scale, by_name)
+        self.optimizer.zero_grad()
+        self.step += 1
+        return self.optimizer.learning_rate * scale
+
+    def _accumulate(self) -> float:
+        """Run forward and backward over the micro-batches; return the batch's mean loss."""
+        settings, step = self.config.training, self.step
+        losses = []
+        for micro_step, (x, y) in enumerate(self.data.loader.micro_batches(step)):
+            x, y = x.to(self.device), y.to(self.device)  # (B, T) int64
+            if micro_step == 0:
+                with autocast(self.device, self.precision):
+                    self.hooks.before_forward(step + 1, x, y)
+            with forked_rng(settings.seed, "forward", step, micro_step, _RANK, device=self.device):
+                with autocast(self.device, self.precision):
+                    logits = self.model(x)  # (B, T, V) float32
+                loss = compute_loss(logits, y) / settings.accumulation_steps
+            loss.backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).cpu().double().sum().item()
