@@ -135,6 +135,27 @@ def test_a_damaged_entry_is_made_again(corpus: Path, cache_folder: Path, damage:
     assert entries(cache_folder) == before
 
 
+@pytest.mark.requirement("faults.cache")
+@pytest.mark.parametrize("name", ["tokens.bin", "corpus.json"])
+def test_a_bit_flipped_anywhere_in_the_cache_is_found_and_the_corpus_made_again(
+    tmp_path: Path, name: str, pytestconfig: pytest.Config
+) -> None:
+    corpus = tmp_path / "short.txt"
+    corpus.write_text("to be or not\n" * 6)
+    first = prepared_from(corpus)
+    expected, file = np.array(first.tokens), first.folder / name
+    whole = file.read_bytes()
+    for position in range(0, len(whole), 1 if pytestconfig.getoption("--torture") else 11):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        again = prepared_from(corpus)
+        assert np.array_equal(again.tokens, expected), position
+        assert again.stats == first.stats, position
+        # White space between values may change: it says nothing.
+        assert file.read_bytes() == whole or bytes(damaged).split() == whole.split(), position
+
+
 @pytest.mark.requirement("bad.full-disk-prepare")
 @pytest.mark.parametrize("call", ["os_write", "os_fsync", "os_replace", "os_mkdir"])
 def test_a_disk_that_fills_up_at_any_call_leaves_nothing_behind(

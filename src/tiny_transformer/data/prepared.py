@@ -4,7 +4,8 @@ A prepared corpus is a folder in the cache with `tokens.bin` (raw, uint8 up to 2
 else uint16) and `corpus.json` (what it was made from, and its statistics). The folder's
 name is a hash of the source bytes, the tokenizer and the options, so a changed text or
 tokenizer is another folder and nothing is ever out of date. Each start reads the source
-once to hash it; only the first start encodes it, a chunk at a time.
+and the tokens once to hash them, so that a damaged file is noticed and made again; only the
+first start encodes the source, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tiny_transformer.text.normalize import unify_newlines
 from tiny_transformer.text.tokenizer import Tokenizer
 
 FORMAT = "tiny_transformer.prepared_corpus"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MOST_UNKNOWN = 1000
 """Distinct unknown characters that are counted one by one."""
 
@@ -135,7 +136,7 @@ def is_prepared(config: DataConfig, tokenizer: Tokenizer) -> bool:
         return False
     fingerprint = _fingerprint(corpus, source, tokenizer, config)
     folder = cache_folder() / "prepared" / fingerprint[:32]
-    return _open(folder, corpus.name, fingerprint, source) is not None
+    return _open(folder, corpus.name, fingerprint, source, thoroughly=False) is not None
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -205,7 +206,19 @@ def _write(
         "errors": config.errors,
         **asdict(count.stats(n_bytes)),
     }
-    files.write_json(staged / "corpus.json", value)
+    value["tokens_sha256"] = _sha256_of_file(staged / "tokens.bin")
+    files.write_json(staged / "corpus.json", {**value, "sha256": _seal(value)})
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(value: dict[str, Any]) -> str:
+    """Return the SHA-256 of what `corpus.json` says, its own entry `sha256` left out."""
+    rest = {name: inner for name, inner in value.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class _Counter:
@@ -245,19 +258,28 @@ class _Counter:
         )
 
 
-def _open(folder: Path, name: str, fingerprint: str, source: str) -> PreparedCorpus | None:
-    """Return the corpus in `folder`, or None where it is missing or damaged."""
+def _open(
+    folder: Path, name: str, fingerprint: str, source: str, *, thoroughly: bool = True
+) -> PreparedCorpus | None:
+    """Return the corpus in `folder`, or None where it is missing or damaged.
+
+    Only a thorough look reads all tokens, to find a changed bit among them.
+    """
     try:
         value = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         if (value["format"], value["version"]) != (FORMAT, FORMAT_VERSION):
             return None
         if (value["fingerprint"], value["source_sha256"]) != (fingerprint, source):
             return None
+        if value["sha256"] != _seal(value):
+            return None
         fields = {field: value[field] for field in CorpusStats.__dataclass_fields__}
         stats = CorpusStats(**{**fields, "counts": tuple(fields["counts"])})
         dtype = np.dtype(value["dtype"]).newbyteorder("<")
         path = folder / "tokens.bin"
         if path.stat().st_size != stats.n_tokens * dtype.itemsize or sum(stats.counts) <= 0:
+            return None
+        if thoroughly and _sha256_of_file(path) != value["tokens_sha256"]:
             return None
         tokens = np.memmap(path, dtype=dtype, mode="r")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
