@@ -41,7 +41,7 @@ class Noise(UpdateHook):
     """Add Gaussian noise with standard deviation `sqrt(eta / step^gamma)`.
 
     The draws depend on (seed, step, parameter) alone. Source: Neelakantan et al. 2015,
-    "Adding Gradient Noise Improves Learning for Very Deep Networks", equation 1.
+    "Adding Gradient Noise Improves Learning for Very Deep Networks".
     """
 
     eta: float = 0.01
@@ -65,8 +65,8 @@ class Sign(UpdateHook):
     """Keep the sign of each element, at the gradient's mean size.
 
     Source: Bernstein et al. 2018, "signSGD: Compressed Optimisation for Non-Convex
-    Problems"; with the factor of Karimireddy et al. 2019, "Error Feedback Fixes SignSGD",
-    section 4, which leaves the gradient's scale as it was.
+    Problems"; with the factor of Karimireddy et al. 2019, "Error Feedback Fixes SignSGD and
+    other Gradient Compression Schemes", which leaves the gradient's scale as it was.
     """
 
     def transform(self, gradient: Tensor, at: Gradient) -> Tensor:
@@ -79,9 +79,9 @@ class Project(UpdateHook):
     """Take away the part of a gradient that points along its own weight.
 
     What is left turns the weight without lengthening it. Matrices are projected row by
-    row, each row being the weight of one output; vectors are left as they are. Source:
-    Heo et al. 2021, "AdamP: Slowing Down the Slowdown for Momentum Optimizers on
-    Scale-invariant Weights", section 3.
+    row, each row being the weight of one output; vectors are left as they are. Heo et al.
+    2021, "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant
+    Weights", project the optimizer's update in this way; here it is its gradient.
     """
 
     def transform(self, gradient: Tensor, at: Gradient) -> Tensor:
@@ -122,7 +122,7 @@ class LayerLearningRate(UpdateHook):
 
     With `decay`, block l of L learns at `decay^(L - 1 - l)` times the rate, the embeddings
     at `decay^L` times it, final norm and output at the full rate (Howard and Ruder 2018,
-    "Universal Language Model Fine-tuning", section 3.2, discriminative fine-tuning).
+    "Universal Language Model Fine-tuning for Text Classification").
     `scales` maps patterns of parameter names to factors, which multiply; 0 freezes.
     """
 

@@ -2,10 +2,13 @@
 
 A line ends in `"chain": "<SHA-256 of the last line's chain and of this line>"}`. Whoever
 changes, drops or moves a line breaks the chain at that place, and `check_chain` names it.
+A line that a crash cut short is a link of its own: what is written after it vouches for it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -14,13 +17,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tiny_transformer.runtime.errors import RunError
 from tiny_transformer.runtime.files import Writer
 
 GENESIS = "0" * 64  # the chain before the first line
-_LINK = re.compile(rb'^(\{.*), "chain": "([0-9a-f]{64})"\}$')
+_LINK = re.compile(rb'(\{.*), "chain": "([0-9a-f]{64})"\}')
+_ITS_CHAIN = re.compile(rb'"chain": "[0-9a-f]{64}')
+_PAST_ITS_CHAIN = re.compile(_ITS_CHAIN.pattern + b'".')  # no line was ever cut short there
 
 
 def bits_of(value: float) -> str:
@@ -33,14 +38,14 @@ def float_of(bits: str) -> float:
     return struct.unpack(">d", bytes.fromhex(bits))[0]
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN or infinity: write them as text."""
+def finite(value: Any) -> Any:
+    """Return `value` with NaN and infinity as text, at any depth: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value
 
 
@@ -65,20 +70,21 @@ class RunLog:
         self.chain, line = GENESIS, b"\n"
         with path.open("rb") as written:
             for line in written:
-                found = _LINK.match(line.rstrip(b"\n"))
-                self.chain = found[2].decode() if found else self.chain
-        if not line.endswith(b"\n"):
-            self._writer.write(b"\n")  # a line that a crash cut short stays apart
+                text = line.removesuffix(b"\n")
+                found = _LINK.fullmatch(text)
+                self.chain = found[2].decode() if found else _link(self.chain, text)
+        # A line that a crash cut short stays apart.
+        self._before = b"" if line.endswith(b"\n") else b"\n"
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Append one line: the identity, `step`, `event`, and the fields."""
-        line = _finite({**self._identity, "step": step, "event": event, **fields})
+        line = finite({**self._identity, "step": step, "event": event, **fields})
         # A file name that is not UTF-8 reads as lone surrogates; JSON escapes those.
         text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
         content = text.removesuffix(b"}")
         chain = _link(self.chain, content)
-        self._writer.write(content + f', "chain": "{chain}"}}\n'.encode())
-        self.chain = chain
+        self._writer.write(self._before + content + f', "chain": "{chain}"}}\n'.encode())
+        self.chain, self._before = chain, b""
 
     def sync(self) -> None:
         """Wait until every line is on the disk."""
@@ -112,46 +118,58 @@ class ChainReport:
 def check_chain(path: Path) -> ChainReport:
     """Follow the chain of a log from its first line.
 
-    What a crash cuts short is one unfinished line, which the next line's chain passes over.
-    Lines taken away from the end leave no trace in the log; checkpoints remember the
-    chain of the line before them, and `tiny runs verify` looks for it.
+    What a crash cuts short is one unfinished line, which is passed over. Lines taken away
+    from the end leave no trace in the log; checkpoints remember the chain of the line
+    before them, and `tiny runs verify` looks for it.
 
     Raises:
         RunError: there is no log at `path`.
     """
-    chain, torn, chains = GENESIS, [], [GENESIS]
-    for number, line in _numbered(path):
-        found = _LINK.match(line)
-        if found is None and not _is_json(line):
-            torn.append(number)
-        elif found is None or _link(chain, found[1]) != found[2].decode():
-            # What looked torn may have been a whole line, which this one is chained to.
-            broken = torn[-1] if torn and torn[-1] == number - 1 else number
-            return ChainReport(len(chains) - 1, torn, broken, frozenset(chains))
-        else:
-            chain = found[2].decode()
+    chain, chains = GENESIS, [GENESIS]
+    torn: list[int] = []
+    waiting: list[bytes] = []  # what may have been cut short, since the last whole line
+    text, ended, number = b"", True, 0
+    with _opened(path) as log:
+        for number, line in enumerate(log, start=1):
+            text, ended = line.removesuffix(b"\n"), line.endswith(b"\n")
+            found = _LINK.fullmatch(text)
+            if found is None and not _is_json(text):
+                waiting.append(text)
+                torn.append(number)
+                continue
+            content, wanted = (found[1], found[2].decode()) if found else (text, "")
+            if _link(functools.reduce(_link, waiting, chain), content) != wanted:
+                cut_short = all(_looks_cut_short(piece, text) for piece in waiting)
+                if waiting and (_link(chain, content) == wanted or not cut_short):
+                    number = torn[-len(waiting)]
+                return ChainReport(len(chains) - 1, torn, number, frozenset(chains))
+            chain, waiting = wanted, []
             chains.append(chain)
-    return ChainReport(len(chains) - 1, torn, None, frozenset(chains))
+    # A crash leaves no line break behind, and nothing that goes on after a line's own chain.
+    cut_short = not ended and not _PAST_ITS_CHAIN.search(text)
+    broken = torn[-len(waiting)] if waiting and not cut_short else None
+    return ChainReport(len(chains) - 1, torn, broken, frozenset(chains))
 
 
-def _is_json(line: bytes) -> bool:
+def _looks_cut_short(text: bytes, following: bytes) -> bool:
+    """Return whether what is no line was cut short rather than changed, as far as one can tell."""
+    begun = text.startswith(following[:4]) and not text.endswith(b"}")
+    return begun and not _ITS_CHAIN.search(text)
+
+
+def _is_json(text: bytes) -> bool:
     try:
-        json.loads(line)
-    except ValueError:
+        json.loads(text)
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a log that are not empty, with their numbers from 1."""
-    for number, line in enumerate(_read(path).split(b"\n"), start=1):
-        if line:
-            yield number, line
-
-
-def _read(path: Path) -> bytes:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        with path.open("rb") as log:
+            yield log
     except OSError as error:
         raise RunError(f"The run log {path} cannot be read: {error.strerror}.") from None
 
@@ -163,14 +181,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         RunError: there is no log at `path`.
     """
     lines = []
-    # Not splitlines, which would also cut at U+2028 in a text.
-    for text_line in _read(path).decode("utf-8", "replace").split("\n"):
-        try:
-            line = json.loads(text_line)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
+    with _opened(path) as log:
+        for text in log:  # cut at line breaks alone, not at U+2028 in a text
+            try:
+                line = json.loads(text.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict):
+                lines.append(line)
     return lines
 
 
@@ -178,18 +196,30 @@ def current_lines(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the lines that count: a run that is resumed makes what came after that step anew."""
     current: list[dict[str, Any]] = []
     for line in lines:
+        if type(line.get("step")) is not int:
+            continue
         if line.get("event") == "resume":
             current = [earlier for earlier in current if earlier["step"] <= line["step"]]
-        if isinstance(line.get("step"), int):
-            current.append(line)
+        current.append(line)
     return current
 
 
 def metric_by_step(lines: list[dict[str, Any]], event: str, name: str) -> dict[int, float]:
     """Return `{step: value}` of one metric; of two lines for a step the later one counts."""
-    found = {
-        line["step"]: float(line[name])
-        for line in lines
-        if line.get("event") == event and name in line
-    }
+    found = {}
+    for line in lines:
+        if line.get("event") == event and name in line and type(line.get("step")) is int:
+            value = _number(line[name])
+            if value is not None:
+                found[line["step"]] = value
     return dict(sorted(found.items()))
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as `finite` may have left it; None for what is none."""
+    if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
