@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -15,14 +16,20 @@ from rich.progress import Progress
 
 from tiny_transformer.cli import runs_tables as tables
 from tiny_transformer.config.loading import read_settings
-from tiny_transformer.runtime.errors import RunError
-from tiny_transformer.tracking.run_log import current_lines, metric_by_step, read_log
+from tiny_transformer.runtime.errors import RunError, TinyError
+from tiny_transformer.tracking.run_folder import RunFolder, step_of
+from tiny_transformer.tracking.run_log import current_lines, finite, metric_by_step, read_log
 from tiny_transformer.tracking.run_summary import (
     config_differences,
     find_folder,
+    first_difference,
     run_folders,
     summarize,
 )
+
+if TYPE_CHECKING:
+    from tiny_transformer.training.replay import Plan
+    from tiny_transformer.training.verify import Finding
 
 _Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 _Runs = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")]
@@ -118,11 +125,11 @@ def _list(command: ListRuns) -> int:
     for folder in run_folders(command.runs_dir):
         try:
             summaries.append(summarize(folder))
-        except RunError as error:  # one unreadable log does not hide the others
+        except TinyError as error:  # one unreadable log does not hide the others
             Console(stderr=True).print(str(error), markup=False)
     summaries.sort(key=lambda summary: (summary.started or "", summary.run_id))
     if command.json:
-        print(json.dumps([dataclasses.asdict(summary) for summary in summaries], indent=2))
+        _print_json([dataclasses.asdict(summary) for summary in summaries])
     elif summaries:
         tables.show_list(summaries)
     else:
@@ -134,7 +141,7 @@ def _show(command: ShowRun) -> int:
     folder = find_folder(command.run, command.runs_dir)
     summary = summarize(folder)
     if command.json:
-        print(json.dumps(dataclasses.asdict(summary), indent=2))
+        _print_json(dataclasses.asdict(summary))
     else:
         tables.show_run(summary, folder)
     return 0
@@ -145,73 +152,103 @@ def _compare(command: CompareRuns) -> int:
         raise RunError("Comparing takes two runs or more; one was given.")
     folders = [find_folder(run, command.runs_dir) for run in command.run]
     summaries = [summarize(folder) for folder in folders]
-    labels = _labels(list(command.run), [s.run_id for s in summaries])
+    labels = _labels(command.run, folders)
     settings = {
         label: read_settings(folder.path / "config.yaml")
         for label, folder in zip(labels, folders, strict=True)
     }
+    for label, summary in zip(labels, summaries, strict=True):
+        if summary.max_steps is not None:  # a resumed run may go further than its config
+            settings[label].setdefault("training", {})["max_steps"] = summary.max_steps
     differences = config_differences(settings)
+    gap = first_difference([current_lines(read_log(folder.log)) for folder in folders])
     if command.json:
         reached = {
             label: dataclasses.asdict(summary)
             for label, summary in zip(labels, summaries, strict=True)
         }
-        print(json.dumps({"settings": differences, "runs": reached}, indent=2))
+        _print_json({"settings": differences, "runs": reached, "losses_differ_at": gap})
     else:
         tables.show_comparison(labels, summaries, differences)
+        if gap is None:
+            tables.say("The losses that they have in common are equal, to the last bit.")
+        else:
+            tables.say(f"Their losses first differ at step {gap}.")
     return 0
 
 
-def _labels(given: list[str], ids: list[str]) -> list[str]:
+def _labels(given: Sequence[str], folders: Sequence[RunFolder]) -> list[str]:
     """Return the ids, or what was typed where two runs of different folders share one."""
-    return ids if len(set(ids)) == len(ids) else given
+    places = [folder.path.resolve() for folder in folders]
+    for word, place in zip(given, places, strict=True):
+        if places.count(place) > 1:
+            raise RunError(f"The run {word} is given more than once.")
+    ids = [folder.run_id for folder in folders]
+    return ids if len(set(ids)) == len(ids) else list(given)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(finite(value), indent=2, allow_nan=False))
 
 
 def _plot(command: PlotRuns) -> int:
     from tiny_transformer.viz.plots import plot_losses
 
+    if not command.run:
+        raise RunError("Plotting takes one run or more; none was given.")
     curves = {}
     folders = [find_folder(run, command.runs_dir) for run in command.run]
-    labels = _labels(list(command.run), [folder.run_id for folder in folders])
+    labels = _labels(command.run, folders)
     for label, folder in zip(labels, folders, strict=True):
         lines = current_lines(read_log(folder.log))
         curves[label] = {
             "train": metric_by_step(lines, "train", "loss"),
             "val": metric_by_step(lines, "eval", "val_loss"),
         }
+        if not any(
+            math.isfinite(loss) for curve in curves[label].values() for loss in curve.values()
+        ):
+            raise RunError(f"The run {label} has no losses to plot: its log has none.")
     print(f"Wrote {plot_losses(curves, Path(command.output))}")
     return 0
 
 
 def _verify(command: VerifyRun) -> int:
-    from tiny_transformer.training.replay import replay
-    from tiny_transformer.training.verify import replay_finding, verify_files
+    from tiny_transformer.training.replay import plan_replay
+    from tiny_transformer.training.verify import verify_files
 
     folder = find_folder(command.run, command.runs_dir)
+    # What was asked for is looked at first: a wrong step is told before anything is shown.
+    plan = None if command.no_replay else plan_replay(folder, command.first, command.last)
     findings = []
     for finding in verify_files(folder):
         findings.append(finding)
         if not command.json:
             tables.show_finding(finding)
-    if not command.no_replay:
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("replaying", total=command.last)
-            found = replay(
-                folder,
-                command.first,
-                command.last,
-                on_step=lambda step: bar.update(task, completed=step),
-            )
-        findings.append(replay_finding(found))
+    if plan is not None:
+        findings.append(_replayed(plan))
         if not command.json:
             tables.show_finding(findings[-1])
-            for note in found.notes:
-                Console(stderr=True).print(f"      note: {note}", markup=False, soft_wrap=True)
     ok = all(finding.ok for finding in findings)
     if command.json:
-        record = {"ok": ok, "findings": [dataclasses.asdict(finding) for finding in findings]}
-        print(json.dumps(record, indent=2))
+        _print_json({"ok": ok, "findings": [dataclasses.asdict(f) for f in findings]})
     else:
         print("All is as it was written." if ok else "Not all is as it was written.")
     return 0 if ok else 2
+
+
+def _replayed(plan: Plan) -> Finding:
+    """Replay a slice behind a progress bar; a replay that cannot be made is a finding too."""
+    from tiny_transformer.training.replay import replay
+    from tiny_transformer.training.verify import Finding, replay_finding
+
+    console = Console(stderr=True)
+    begin = 0 if plan.origin is None else step_of(plan.origin)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("replaying", total=plan.last_step - begin)
+        try:
+            found = replay(plan, on_step=lambda step: bar.update(task, completed=step - begin))
+        except TinyError as error:
+            what = f"steps {plan.first_step} to {plan.last_step}"
+            return Finding(what, False, f"cannot be replayed. {error}")
+    return replay_finding(found)

@@ -18,13 +18,15 @@ from tiny_transformer.tracking.run_summary import RunSummary
 if TYPE_CHECKING:
     from tiny_transformer.training.verify import Finding
 
-_COMPARED = ("status", "step", "train_loss", "val_loss", "best_val_loss", "best_step")
+_COMPARED = ("status", "step", "max_steps", "train_loss", "val_loss", "best_val_loss", "best_step")
 _MORE = ("tokens_per_second", "n_parameters", "seed", "precision", "hooks", "git_commit")
 
 
 def _console() -> Console:
     # Where there is no terminal, lines must not be cut to 80 columns.
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    return Console(
+        width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False
+    )
 
 
 def _table(*columns: str) -> Table:
@@ -45,25 +47,34 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _field(name: str, value: Any) -> str:
+    """Return a field of a summary; a seed is a name rather than a number."""
+    return str(value) if name == "seed" and value is not None else _text(value)
+
+
 def show_list(summaries: Sequence[RunSummary]) -> None:
-    """Print one line for each run."""
-    table = _table(
-        "run", "status", "step", "train loss", "val loss", "best", "parameters", "corpus", "hooks"
-    )
+    """Print one line for each run; a narrow terminal gets fewer columns."""
+    console = _console()
+    wide = console.width >= 120
+    names = ["run", "status", "step", "val loss", "best"]
+    table = _table(*names, *(("train loss", "parameters", "corpus", "hooks") if wide else ()))
+    for column in table.columns[1:5]:
+        column.no_wrap = True
+    table.columns[0].overflow = "fold"  # a name that is cut cannot be typed
     for s in summaries:
         step = _text(s.step) if s.max_steps is None else f"{s.step:,}/{s.max_steps:,}"
         best = "-" if s.best_val_loss is None else f"{s.best_val_loss:.4f} @{s.best_step}"
-        numbers = (_text(s.train_loss), _text(s.val_loss), best, _text(s.n_parameters))
-        table.add_row(s.run_id, s.status, step, *numbers, _text(s.corpus), _text(s.hooks))
-    _console().print(table)
+        more = (_text(s.train_loss), _text(s.n_parameters), _text(s.corpus), _text(s.hooks))
+        first = (s.run_id, s.status, step, _text(s.val_loss), best)
+        table.add_row(*first, *(more if wide else ()))
+    console.print(table)
 
 
 def show_run(summary: RunSummary, folder: RunFolder) -> None:
     """Print everything that is known of a run."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in dataclasses.asdict(summary).items():
-        shown = str(value) if name == "seed" else _text(value)
-        table.add_row(Text(name.replace("_", " "), "bold"), shown)
+        table.add_row(Text(name.replace("_", " "), "bold"), _field(name, value))
     table.add_row(Text("folder", "bold"), str(folder.path))
     _console().print(table)
 
@@ -77,7 +88,9 @@ def show_comparison(
     console = _console()
     reached = _table("", *labels)
     for name in (*_COMPARED, *_MORE):
-        reached.add_row(name.replace("_", " "), *(_text(getattr(s, name)) for s in summaries))
+        reached.add_row(
+            name.replace("_", " "), *(_field(name, getattr(s, name)) for s in summaries)
+        )
     console.print(reached)
     if not differences:
         console.print("Their settings are the same.")
@@ -92,3 +105,10 @@ def show_finding(finding: Finding) -> None:
     """Print one finding of a verification."""
     status = Text("ok   ", "green") if finding.ok else Text("WRONG", "bold red")
     _console().print(status, Text(f"{finding.what}: {finding.detail}"), soft_wrap=True)
+    for note in finding.notes:
+        _console().print(Text(f"      note: {note}"), soft_wrap=True)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence."""
+    _console().print(Text(sentence), soft_wrap=True)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from tiny_transformer.runtime.errors import CheckpointError
 from tiny_transformer.tracking.run_folder import RunFolder, record_files
-from tiny_transformer.tracking.run_log import ChainReport, check_chain, float_of, read_log
+from tiny_transformer.tracking.run_log import (
+    ChainReport,
+    check_chain,
+    current_lines,
+    float_of,
+    read_log,
+)
+from tiny_transformer.tracking.run_summary import claimed_bits
 from tiny_transformer.training.checkpoint import Checkpoint, load_checkpoint
 from tiny_transformer.training.replay import Replay
 from tiny_transformer.training.weights import joint_hash, tensor_hashes
@@ -21,11 +28,13 @@ class Finding:
         what: the log, a file, a checkpoint, a slice of steps.
         ok: whether it is as it was written.
         detail: what was found, in words.
+        notes: what else should be known of it.
     """
 
     what: str
     ok: bool
     detail: str
+    notes: tuple[str, ...] = ()
 
 
 def verify_files(folder: RunFolder) -> Iterator[Finding]:
@@ -35,18 +44,19 @@ def verify_files(folder: RunFolder) -> Iterator[Finding]:
         RunError: the run has no log.
     """
     chain = check_chain(folder.log)
-    yield _chain_finding(chain)
     lines = read_log(folder.log)
-    written = next((x["files"] for x in lines if x.get("event") == "start" and "files" in x), {})
+    yield _log_finding(chain, lines)
+    starts = [x["files"] for x in _events(lines, "start", files=dict)]
     found = record_files(folder.path)
-    for name, digest in written.items():
+    for name, digest in (starts[0] if starts else {}).items():
         if name not in found:
             yield Finding(name, False, "missing")
         else:
             same = found[name] == digest
             yield Finding(name, same, "as it was written" if same else "changed since")
     yield from _samples(folder, lines)
-    recorded = {x["step"]: x for x in lines if x.get("event") == "checkpoint"}
+    counting = current_lines(lines)
+    recorded = {x["step"]: x for x in _events(counting, "checkpoint", step=int, tensors=dict)}
     for path in folder.checkpoints():
         try:
             checkpoint = load_checkpoint(path)
@@ -56,22 +66,37 @@ def verify_files(folder: RunFolder) -> Iterator[Finding]:
             yield _checkpoint_finding(checkpoint, chain, recorded.get(checkpoint.step))
 
 
-def _chain_finding(chain: ChainReport) -> Finding:
+def _events(lines: list[dict], event: str, **kinds: type) -> Iterator[dict]:
+    """Yield the lines of an event that have these fields; another program's may not."""
+    for line in lines:
+        if line.get("event") == event and all(type(line.get(n)) is k for n, k in kinds.items()):
+            yield line
+
+
+def _log_finding(chain: ChainReport, lines: list[dict]) -> Finding:
     if chain.broken is not None:
         return Finding(
             "log.jsonl", False, f"line {chain.broken} is not what was written there, or one is gone"
         )
+    if chain.lines == 0:
+        return Finding("log.jsonl", False, "there is no line in it")
+    for event, name in (("train", "loss"), ("eval", "val_loss")):
+        for line in _events(lines, event, **{f"{name}_bits": str}):
+            if claimed_bits(line, name) != line[f"{name}_bits"]:
+                told = f"{name} is {line.get(name)!r}, and its bits are another number"
+                return Finding("log.jsonl", False, f"at step {line.get('step')} {told}")
     torn = f"; {len(chain.torn)} cut short by a crash" if chain.torn else ""
     return Finding("log.jsonl", True, f"{chain.lines} lines, each chained to the last{torn}")
 
 
 def _samples(folder: RunFolder, lines: list[dict]) -> Iterator[Finding]:
     """Compare sample files with their texts in the log."""
-    texts = {x["step"]: x["prompt"] + x["text"] for x in lines if x.get("event") == "sample"}
+    found = _events(lines, "sample", step=int, prompt=str, text=str)
+    texts = {x["step"]: x["prompt"] + x["text"] for x in found}
     for step, text in sorted(texts.items()):
         path = folder.sample(step)
         try:
-            same = path.read_bytes() == text.encode()
+            same = path.read_bytes() == text.encode("utf-8", "surrogatepass")
             detail = "as it was written" if same else "changed since"
         except OSError as error:
             same, detail = False, f"cannot be read: {error.strerror}"
@@ -98,23 +123,21 @@ def replay_finding(found: Replay) -> Finding:
     """Say what a replay came to."""
     what = f"steps {found.first_step} to {found.last_step}"
     origin = "the beginning" if found.origin is None else found.origin.name
-    gap = found.difference
+    gap, notes = found.difference, tuple(found.notes)
     if gap is None:
         return Finding(
             what,
             True,
-            f"replayed from {origin}: {found.losses} losses and {found.checkpoints} checkpoints "
-            "equal, to the last bit",
+            f"replayed from {origin}: {_counted(found.losses, 'loss', 'losses')} and "
+            f"{_counted(found.checkpoints, 'checkpoint', 'checkpoints')} equal, to the last bit",
+            notes,
         )
-    notes = f" ({'; '.join(found.notes)})" if found.notes else ""
-    if gap.what == "loss":
-        told = f"the loss first differs at step {gap.step}: {_value(gap.recorded)} recorded, "
-        return Finding(what, False, f"{told}{_value(gap.found)} found{notes}")
-    return Finding(
-        what,
-        False,
-        f"at the checkpoint of step {gap.step} the first tensor to differ is {gap.what}{notes}",
-    )
+    if gap.what in ("loss", "val_loss"):
+        name = "loss" if gap.what == "loss" else "validation loss"
+        told = f"the {name} first differs at step {gap.step}: {_value(gap.recorded)} recorded, "
+        return Finding(what, False, f"{told}{_value(gap.found)} found", notes)
+    told = f"at the checkpoint of step {gap.step} the first tensor to differ is {gap.what}"
+    return Finding(what, False, told, notes)
 
 
 def _value(bits: str) -> str:
@@ -123,3 +146,7 @@ def _value(bits: str) -> str:
         return f"{float_of(bits)!r} ({bits})"
     except (ValueError, TypeError):
         return repr(bits)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
