@@ -223,6 +223,19 @@ def test_all_hooks_that_are_due_share_one_pass_and_the_others_cost_none() -> Non
     assert len(passes) == 3
 
 
+def test_a_look_that_runs_modules_itself_is_not_watched_by_the_other_hooks() -> None:
+    seen = []
+
+    class Counts(ForwardHook):
+        sites = ("final_norm", "attention.q_proj")
+
+        def observe(self, site: Any, output: Tensor, probe: Any) -> None:
+            seen.append(site.name)
+
+    seen_by(small_model(), Counts(), {"name": "logit_lens"}, {"name": "attention_entropy"})
+    assert sorted(seen) == [*(f"blocks.{i}.attention.q_proj" for i in (0, 1)), "final_norm"]
+
+
 def test_the_pass_is_without_dropout_and_gradients_and_puts_each_mode_back() -> None:
     model = small_model(dropout=0.5).train()
     model.get_submodule("blocks.1").eval()
