@@ -86,7 +86,11 @@ def _log_finding(chain: ChainReport, lines: list[dict]) -> Finding:
                 told = f"{name} is {line.get(name)!r}, and its bits are another number"
                 return Finding("log.jsonl", False, f"at step {line.get('step')} {told}")
     torn = f"; {len(chain.torn)} cut short by a crash" if chain.torn else ""
-    return Finding("log.jsonl", True, f"{chain.lines} lines, each chained to the last{torn}")
+    return Finding(
+        "log.jsonl",
+        True,
+        f"{_counted(chain.lines, 'line', 'lines')}, each chained to the last{torn}",
+    )
 
 
 def _samples(folder: RunFolder, lines: list[dict]) -> Iterator[Finding]:
