@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tests.cli.helpers import SMALL, fingerprints, refusal
 
 from tiny_transformer.cli.main import main
@@ -130,3 +131,19 @@ def test_a_full_disk_keeps_every_checkpoint_and_line(
     monkeypatch.setattr(files, "os_write", os.write)
     assert main(words) == 0  # when there is room again, nothing stands in the way
     assert list(losses(run)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.requirement("resume.numerics-change")
+def test_other_threads_are_told_and_a_flag_allows_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    further = ["resume", str(run), "--training.max-steps", "8"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        told = refusal(capsys, *further)
+        assert f"threads: {before} then, {before + 1} now" in told
+        assert main([*further, "--allow-numerics-change"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert f"threads: {before} then, {before + 1} now" in capsys.readouterr().err

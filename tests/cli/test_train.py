@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -317,3 +318,82 @@ def test_a_disk_that_fills_up_at_any_write_loses_nothing(
                 load_checkpoint(checkpoint)
         writes += 1
     assert writes > 20
+
+
+# Hooks and trackers
+
+
+@pytest.mark.requirement("hooks.registry")
+def test_hooks_are_switched_on_and_off_by_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("hooks: [{name: weight_norms, every: 2}, {name: sign}]\n")
+    flags = ["--hook", "noise eta=0.3", "--no-hook", "sign", "--hook", "weight_norms every=3"]
+    assert main(["train", "--config", "mine.yaml", *SMALL, "--run-name", "a", *flags]) == 0
+    lines = read_log(Path("runs/a/log.jsonl"))
+    assert lines[0]["hooks"] == [
+        {"enabled": True, "name": "weight_norms", "every": 3},
+        {"enabled": False, "name": "sign"},
+        {"enabled": True, "name": "noise", "eta": 0.3},
+    ]
+    assert [line["step"] for line in lines if line["event"] == "hook"] == [3, 6]
+    stored = load_config(Path("runs/a/config.yaml"))
+    assert [hook["name"] for hook in stored.hooks] == ["weight_norms", "sign", "noise"]
+
+
+@pytest.mark.requirement("hooks.registry")
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--hook", "wait_norms"], "Did you mean 'weight_norms'"),
+        (["--hook", "noise etta=1"], "Did you mean 'eta'"),
+        (["--hook", "noise eta"], "Did you mean 'noise'"),
+        (["--no-hook", "noise"], "no hook 'noise' to switch off"),
+        (["--hook", "activation_stats layers=[7]"], "there is no layer 7"),
+        (["--hook", "freeze"], "what to freeze"),
+        (["--hook", "gone.py:Mine"], "no file 'gone.py'"),
+    ],
+)
+def test_a_wrong_hook_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in refusal(capsys, "train", *SMALL, *flags)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.requirement("trackers.missing-package")
+def test_a_tracker_that_is_not_installed_costs_a_line_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    assert main(["train", *SMALL, "--tracking.trackers", "trackio", "--run-name", "a"]) == 0
+    shown = capsys.readouterr().err
+    assert shown.count("trackio") == 2  # its name, and how to install it
+    assert "pip install" in shown
+    assert read_log(Path("runs/a/log.jsonl"))[-1]["event"] == "end"
+
+
+@pytest.mark.requirement("trackers.real-packages")
+def test_what_a_run_logs_reaches_the_tracker_with_prefixes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--tracking.trackers", "tensorboard", "--hook", "weight_norms every=2"]
+    assert main(["train", *SMALL, *flags, "--run-name", "a"]) == 0
+    seen = accumulator.EventAccumulator("runs/a/tensorboard")
+    seen.Reload()
+    scalars = set(seen.Tags()["scalars"])
+    assert {"train/loss", "train/lr", "val/loss", "val/perplexity"} <= scalars
+    assert "hooks/weight_norms/total" in scalars
+    lines = read_log(Path("runs/a/log.jsonl"))
+    losses = {line["step"]: line["loss"] for line in lines if line["event"] == "train"}
+    logged = {event.step: event.value for event in seen.Scalars("train/loss")}
+    assert logged == pytest.approx(losses)

@@ -172,12 +172,12 @@ class Trainer:
             RunError: another process is training this run.
             StorageError: the disk is full, or the run's folder cannot be written.
         """
-        folder = self._folder = self._folder or create_folder(self.state)
         with contextlib.ExitStack() as stack:
+            stack.callback(self.state.hooks.close)
+            folder = self._folder = self._folder or create_folder(self.state)
             stack.enter_context(folder.locked())
             self._record = open_record(self.state, folder, self.reporter)
             stack.callback(self._record.close)
-            stack.callback(self.state.hooks.close)
             self.state.hooks.report = self._record.observed
             self._manager = CheckpointManager(folder, self.config.checkpoints)
             self._record_start()
