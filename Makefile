@@ -11,7 +11,7 @@ export PYTHON TORCH_INDEX
 PY = .venv/bin/python
 SETUP = @bash tools/setup.sh
 
-.PHONY: help install verify demo test test-module lint bench status clean
+.PHONY: help install verify demo test test-module torture lint bench status clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -41,6 +41,10 @@ test-module: ## run the tests of one room: make test-module MODULE=model
 	  (cd tests && ls -d */) | sed -e 's,/$$,,' -e '/^__/d' -e 's/^/  /'; exit 2; }
 	$(SETUP) test
 	@$(PY) -m pytest "tests/$(MODULE)"
+
+torture: ## kill, cut the power, fail calls and flip bits at every point; takes hours
+	$(SETUP) test
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults tests/training --torture
 
 lint: ## style, docstrings, types and shell scripts
 	$(SETUP) lint

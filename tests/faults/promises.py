@@ -81,7 +81,7 @@ def check_promises(scenario: Scenario, root: Path, *, saved: bool) -> None:
     else:
         assert not scenario.latest, "no checkpoint is left"
         assert not saved, "what was saved is gone"
-    aside = [path for path in run.path.glob("checkpoints/superseded-*/*")]
+    aside = list(run.path.glob("checkpoints/superseded-*/*"))
     found = {content_of(path)[0] for path in aside} | {content for content, _ in listed.values()}
     assert found >= scenario.aside, "what was set aside is gone"
     _check_log(run, {chain for _, chain in listed.values()})

@@ -15,7 +15,7 @@ from tiny_transformer.runtime.errors import CheckpointError
 from tiny_transformer.training.checkpoint import load_checkpoint
 
 Count = Callable[[str, int], None]
-SMALL = 4096  # bytes of a file of which each is damaged, not only some
+SMALL = 2048  # bytes of a file of which each is damaged, not only some
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def places(size: int, file: str, *, torture: bool) -> Iterable[int]:
     return sorted({0, 7, 8, size - 1, *drawn})
 
 
-def damaged(file: Path, content: bytes, older: Path) -> bool:
+def damaged(file: Path, content: bytes | bytearray, older: Path) -> bool:
     """Write damaged content; return whether the checkpoint is refused as it must be."""
     file.write_bytes(content)
     try:
