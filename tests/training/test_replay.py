@@ -106,12 +106,15 @@ def test_a_replay_changes_nothing_and_observers_stay_silent(
     closed = []
     monkeypatch.setattr(SampleWriter, "close", lambda self: closed.append(self), raising=False)
     before = bytes_below(busy.path)
-    states = torch.get_rng_state(), np.random.get_state()[1]
+    torch.manual_seed(123)
+    np.random.seed(123)
+    expected = torch.rand(1, generator=torch.Generator().manual_seed(123)).item()
+    drawn = np.random.RandomState(123).random()
     replayed(busy, 1)
     replayed(busy, 4)
     assert bytes_below(busy.path) == before
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert torch.rand(1).item() == expected
+    assert np.random.random() == drawn
     assert len(closed) == 2
 
 
