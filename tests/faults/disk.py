@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from tests.faults.promises import State
 from tests.faults.seam import Call
 
-LIMIT = 400  # states of one point beyond which they are drawn, not enumerated
+LIMIT = 150  # states of one point beyond which they are drawn, not enumerated
 
 
 @dataclass(eq=False)

@@ -154,8 +154,8 @@ class Gauge(ConsoleReporter):
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         if step % 25 == 0:
-            n_open = n_descriptors()  # collects garbage first
-            self.read.append((anonymous_memory(), n_open))
+            gc.collect()
+            self.read.append((anonymous_memory(), n_descriptors()))
 
 
 def soak(root: str, n_steps: int) -> list[tuple[int, int]]:
@@ -185,6 +185,5 @@ def anonymous_memory() -> int:
 
 def n_descriptors() -> int:
     """Return how many descriptors are open, 0 where the system does not tell."""
-    gc.collect()  # a corpus that nobody reads any more is still mapped until then
     folder = Path("/proc/self/fd")
     return len(os.listdir(folder)) if folder.exists() else 0  # noqa: PTH208

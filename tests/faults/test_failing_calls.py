@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import math
 import shutil
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def test_any_call_that_fails_is_one_storage_error_and_loses_nothing(
     seen: set[str] = set()
     if lasting == "twice" and not torture:
         n_calls = min(n_calls, 12)
-    for number in range(1, n_calls + 1):
+    pace = 1 if torture or lasting == "once" else 2
+    for number in range(1, n_calls + 1, pace):
         for error in ERRORS if torture else [ERRORS[number % len(ERRORS)]]:
             root = tmp_path / f"{number}-{error}"
             shutil.copytree(tmp_path / "before", root)
@@ -86,6 +88,7 @@ def test_training_raises_where_the_disk_fails_and_is_resumed_later(
         root = tmp_path / str(number)
         small = trainer(tiny_config(root, **TRAINING))
         failer = Failer(number, ERRORS[number % len(ERRORS)], (1, 2, math.inf)[number % 3])
+        gc.collect()  # a corpus that nobody reads any more is still mapped until then
         open_before = n_descriptors()
         with intercepted(failer), pytest.raises(StorageError) as caught:
             small.train()

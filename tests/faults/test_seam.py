@@ -25,7 +25,12 @@ ALSO_HARMLESS = {"replace", "copy", "remove", "touch", "truncate", "move", "link
 FOLDERS = {"os", "shutil", "path", "Path", "tempfile"}
 # What is allowed, and why: read-only maps; a folder for a self-test outside any run, which
 # `tempfile` makes and removes.
-ALLOWED = {"data/dataset.py": {"memmap"}, "data/prepared.py": {"memmap"}}
+# `tiny doctor` removes the file by which it tried whether a folder can be written to.
+ALLOWED = {
+    "data/dataset.py": {"memmap"},
+    "data/prepared.py": {"memmap"},
+    "cli/doctor_checks.py": {"unlink"},
+}
 
 
 def writes(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -83,7 +88,8 @@ def test_files_py_itself_writes_through_the_names_of_the_seam() -> None:
         if isinstance(target, ast.Name)
     }
     assert set(SEAM) == {name for name in named if name.startswith("os_")}
-    assert list(writes(tree)) == []
+    # It calls its own functions, which have no `files.` before them.
+    assert {call for _, call in writes(tree)} <= {"write_bytes", "write_text"}
 
 
 @pytest.mark.parametrize(
