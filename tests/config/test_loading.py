@@ -330,9 +330,9 @@ def test_a_file_that_may_not_be_read_is_refused(
     path = tmp_path / "secret.yaml"
     path.write_text("model: {}")
 
-    def refuse(*_: object, **__: object) -> str:
+    def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(ConfigError, match=r"secret\.yaml cannot be read: Permission denied"):
         load_config(path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,7 +187,7 @@ def test_a_disk_that_fills_up_at_any_call_leaves_nothing_behind(
         assert all(not name.startswith(".") for name in left), left
         assert len(left) <= (call == "os_fsync")
         for name in left:
-            files.shutil.rmtree(cache_folder / "prepared" / name)
+            shutil.rmtree(cache_folder / "prepared" / name)
     assert failing >= 1
     monkeypatch.setattr(files, call, real)
     assert CharTokenizer().decode(prepared_from(corpus).tokens) == normalize_text(TEXT)

@@ -19,9 +19,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     server.close()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quick_yaml() -> Iterator[None]:
-    dump, load = loading.dump_config, checkpoint.load_config
+@pytest.fixture(autouse=True)
+def quick_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "dump_config", loading.dump_config)  # put back after the test
+    monkeypatch.setattr(checkpoint, "_config", getattr(checkpoint, "_config"))  # noqa: B009
     remember_configs()
-    yield
-    loading.dump_config, checkpoint.load_config = dump, load

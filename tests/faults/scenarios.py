@@ -30,26 +30,27 @@ from tiny_transformer.training.optimizer import Optimizer
 Mark = Callable[[str], None]
 
 
+_written: dict[str, str] = {}
+_read: dict[bytes, Config] = {}
+
+
 def remember_configs() -> None:
     """Write and read a config that was seen before from memory: YAML takes most of the time."""
-    written: dict[str, str] = {}
-    read: dict[bytes, Config] = {}
-    dump, load = loading.dump_config, loading.load_config
+    dump, load = loading.dump_config, getattr(checkpoint, "_config")  # noqa: B009
 
     def dump_once(config: Config, *, as_json: bool = False) -> str:
         key = f"{config} {as_json}"
-        if key not in written:
-            written[key] = dump(config, as_json=as_json)
-        return written[key]
+        if key not in _written:
+            _written[key] = dump(config, as_json=as_json)
+        return _written[key]
 
-    def load_once(source: Path) -> Config:
-        key = source.read_bytes()
-        if key not in read:
-            read[key] = load(source)
-        return read[key]
+    def load_once(file: Path, data: bytes) -> Config:
+        if data not in _read:
+            _read[data] = load(file, data)
+        return _read[data]
 
     loading.dump_config = dump_once
-    setattr(checkpoint, "load_config", load_once)  # noqa: B010
+    setattr(checkpoint, "_config", load_once)  # noqa: B010
 
 
 def run_in(root: Path) -> RunFolder:

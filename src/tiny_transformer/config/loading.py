@@ -166,10 +166,15 @@ def _locate(source: str | Path) -> Path:
     )
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a YAML or JSON file of settings as nested dictionaries."""
+def read_settings(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Read a YAML or JSON file of settings as nested dictionaries.
+
+    Args:
+        path: the file.
+        data: its content, where that has been read already.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path.read_bytes() if data is None else data).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"The config {path} is not UTF-8 text: {error.reason} at byte {error.start}."

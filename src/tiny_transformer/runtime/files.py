@@ -16,7 +16,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def make_directory(path: Path, *, exist_ok: bool = True) -> Path:
             except FileExistsError:  # another process may have been first
                 if not folder.is_dir() or (folder == path and not exist_ok):
                     raise
+            _sync_directory(folder.parent)  # else a power cut takes all that is put into it
     return path
 
 
@@ -153,6 +154,23 @@ def staged_directory(path: Path) -> Iterator[Path]:
     discard(old)
 
 
+def move_into(folder: Path, paths: Iterable[Path]) -> None:
+    """Make the folder `folder`, and move files or folders into it, one after the other."""
+    with explained(folder):
+        os_mkdir(folder)
+        _sync_directory(folder.parent)  # before anything is in it that could be lost with it
+        for path in paths:
+            os_replace(path, folder / path.name)
+        _sync_directory(folder)
+        _sync_directory(folder.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    with explained(path):
+        _sync_directory(path)
+
+
 def move_and_discard(path: Path, aside: Path) -> None:
     """Remove the folder `path`: it vanishes at once, under the name `aside`, then in parts."""
     with explained(path):
@@ -183,6 +201,7 @@ class Writer:
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC)
+        self._cut: int | None = None  # where to cut before the next write
         with explained(path):
             self._descriptor: int | None = os_open(path, flags, 0o644)
 
@@ -191,13 +210,21 @@ class Writer:
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed")
         with explained(self.path):
+            self._cut_off(self._descriptor)
             whole = os.fstat(self._descriptor).st_size
             try:
                 _write_all(self._descriptor, data)
             except BaseException:
-                os_truncate(self._descriptor, whole)
-                os.lseek(self._descriptor, whole, os.SEEK_SET)
+                self._cut = whole
+                self._cut_off(self._descriptor)
                 raise
+
+    def _cut_off(self, descriptor: int) -> None:
+        """Remove what a failed write began; where that fails too, the next write tries again."""
+        if self._cut is not None:
+            os_truncate(descriptor, self._cut)
+            os.lseek(descriptor, self._cut, os.SEEK_SET)
+            self._cut = None
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk."""

@@ -166,14 +166,18 @@ class CharTokenizer:
         files.write_text(Path(path), vocabulary_text(self.tokens, self.transliterate))
 
     @classmethod
-    def load(cls, path: str | Path) -> CharTokenizer:
+    def load(cls, path: str | Path, data: bytes | None = None) -> CharTokenizer:
         """Return the tokenizer saved at `path`.
+
+        Args:
+            path: the vocabulary file.
+            data: its content, where that has been read already.
 
         Raises:
             VocabularyError: the file is missing, damaged or not this vocabulary; the
                 message gives the first difference and what to do.
         """
-        return cls(transliterate=read_vocabulary(Path(path), cls.tokens))
+        return cls(transliterate=read_vocabulary(Path(path), cls.tokens, data))
 
     def _checked(self, ids: Any) -> np.ndarray:
         """Return `ids` as a one-dimensional integer array of known ids, or explain."""

@@ -28,7 +28,7 @@ def vocabulary_text(tokens: Sequence[str], transliterate: bool) -> str:
     )
 
 
-def read_vocabulary(path: Path, expected: Sequence[str]) -> bool:
+def read_vocabulary(path: Path, expected: Sequence[str], data: bytes | None = None) -> bool:
     """Check that `path` holds the `expected` tokens; return its transliterate flag.
 
     Raises:
@@ -43,7 +43,9 @@ def read_vocabulary(path: Path, expected: Sequence[str]) -> bool:
         )
 
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_once)
+        value = json.loads(
+            (path.read_bytes() if data is None else data).decode("utf-8"), object_pairs_hook=_once
+        )
     except FileNotFoundError:
         raise refuse("there is no such file.") from None
     except OSError as error:

@@ -136,14 +136,24 @@ class RunFolder:
         return sorted(found.values(), key=step_of)
 
     def recover(self) -> None:
-        """Put back what was moved aside, and remove what a killed process left half done."""
+        """Put back what was moved aside, and remove what a killed process left half done.
+
+        The names of the files that a run begins with, its log's too, are safe after this.
+        """
+        folder = self.path / "checkpoints"
         for path in self.checkpoints():
             replaced = _REPLACED.fullmatch(path.name)
             if replaced:
                 with files.explained(path):
                     files.os_replace(path, path.with_name(replaced[1]))
-        for path in (self.path / "checkpoints").glob(".step-*"):
-            if _LEFT_OVER.fullmatch(path.name):
+        files.sync_directory(self.path)
+        left = [path for path in folder.glob(".step-*") if _LEFT_OVER.fullmatch(path.name)]
+        if left:
+            files.sync_directory(folder)  # they must not come back half removed
+        for path in [*left, *self.path.glob(".*.tmp"), *self.path.glob("samples/.*.tmp")]:
+            files.discard(path)
+        for path in folder.glob("superseded-*"):
+            if not any(path.iterdir()):  # the process died before it moved anything there
                 files.discard(path)
 
     def supersede_after(self, step: int) -> Path | None:
@@ -156,10 +166,7 @@ class RunFolder:
         if not later:
             return None
         aside = self.path / "checkpoints" / f"superseded-{new_run_id()}"
-        with files.explained(aside):
-            files.os_mkdir(aside)
-            for path in reversed(later):
-                files.os_replace(path, aside / path.name)
+        files.move_into(aside, reversed(later))
         return aside
 
     def best_checkpoint(self) -> Path:
@@ -229,6 +236,12 @@ def score_of(checkpoint: Path) -> float | None:
     return sign * value if math.isfinite(value) else None
 
 
+def _run_of(checkpoint: Path) -> Path:
+    """Return the run that a checkpoint lies in, also one that was set aside."""
+    parents = checkpoint.resolve().parents
+    return parents[2] if parents[0].name.startswith("superseded-") else parents[1]
+
+
 def find_run(reference: str | Path, runs_dir: str | Path = "runs") -> tuple[RunFolder, Path]:
     """Find a run and one of its checkpoints.
 
@@ -253,7 +266,7 @@ def find_run(reference: str | Path, runs_dir: str | Path = "runs") -> tuple[RunF
     with contextlib.suppress(OSError):  # for instance a name that is too long for any file
         for path in (Path(reference), Path(runs_dir) / reference):
             if (path / METADATA).is_file():
-                return RunFolder(path.resolve().parents[1]), path
+                return RunFolder(_run_of(path)), path
             if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
                 folder = RunFolder(path)
                 return folder, folder.latest_checkpoint()

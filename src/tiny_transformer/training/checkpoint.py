@@ -12,6 +12,7 @@ Nothing is ever unpickled: safetensors, YAML (safe loader) and JSON only.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,11 +22,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import yaml
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tiny_transformer.config import Config
-from tiny_transformer.config.loading import load_config, save_config
+from tiny_transformer.config.loading import config_from_dict, read_settings, save_config
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
@@ -85,12 +87,12 @@ class Checkpoint:
             CheckpointError: the weights are not those of the config.
         """
         if parts is None:
-            self._check_size()
+            self.check_size()
         model = Transformer(self.config.model, parts)
         load_weights(model, self.weights, where=str(self.path))
         return model.to(device).eval()
 
-    def _check_size(self) -> None:
+    def check_size(self) -> None:
         """Refuse a config that asks for another model before that one is built."""
         config = self.config.model
         if config.context_length * config.d_model > _LARGEST_TABLE:
@@ -180,8 +182,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(
             path=path,
             step=metadata["step"],
-            config=load_config(path / _CONFIG),
-            tokenizer=CharTokenizer.load(path / _VOCABULARY),
+            config=_config(path / _CONFIG, data[_CONFIG]),
+            tokenizer=CharTokenizer.load(path / _VOCABULARY, data[_VOCABULARY]),
             weights=_tensors(path / _MODEL, data[_MODEL]),
             optimizer_state=_tensors(path / _OPTIMIZER, data[_OPTIMIZER]),
             generators=_tensors(path / _GENERATORS, data[_GENERATORS]),
@@ -217,6 +219,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint folder {path}.")
     if not file.is_file():
         raise CheckpointError(f"{path} is not a checkpoint: it has no {METADATA}.")
+    _refuse_link(file)
     try:
         size = file.stat().st_size
         if size > _LARGEST_METADATA:
@@ -250,6 +253,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
+    _refuse_link(file)
     try:
         if file.stat().st_size != expected.get("bytes"):  # before it is read into memory
             raise CheckpointError(
@@ -264,6 +268,26 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
             f"The checkpoint file {file} is damaged: its content is not what was saved."
         )
     return data
+
+
+def _refuse_link(file: Path) -> None:
+    """Refuse what no checkpoint has: a link to elsewhere, or a pipe that would never end."""
+    if file.is_symlink() or (file.exists() and not file.is_file() and not file.is_dir()):
+        raise CheckpointError(f"The checkpoint file {file} is damaged: it is no regular file.")
+
+
+def _config(file: Path, data: bytes) -> Config:
+    _refuse_aliases(file, data)
+    return config_from_dict(read_settings(file, data), where=str(file))
+
+
+def _refuse_aliases(file: Path, data: bytes) -> None:
+    """Refuse YAML that refers to itself: a few lines of that can stand for billions of values."""
+    if b"*" not in data:
+        return
+    with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # told by who reads it
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data.decode())):
+            raise CheckpointError(f"The checkpoint file {file} has YAML aliases: no saved one has.")
 
 
 def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:

@@ -152,6 +152,8 @@ class Trainer:
             DataError: the corpus is not the one that the run was trained on.
         """
         folder, checkpoint = open_checkpoint(run, runs_dir)
+        if parts is None:
+            checkpoint.check_size()  # before a model of the config's size is built
         config = continued_config(checkpoint, folder, max_steps=max_steps, stop_at=stop_at)
         trainer = cls(config, parts=parts, reporter=reporter)
         trainer._changes = refuse_changes(
