@@ -31,8 +31,6 @@ from tiny_transformer.sampling.sampler import sample_text
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.training.weights import named_weights
 
-harmless = pytest.mark.requirement("hooks.observers-harmless")
-events = pytest.mark.requirement("hooks.events")
 forward = pytest.mark.requirement("hooks.forward")
 
 BUSY: dict[str, Any] = {
@@ -62,7 +60,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return ends(tmp_path_factory.mktemp("plain"))
 
 
-@harmless
+@pytest.mark.requirement("hooks.observers-harmless")
 @pytest.mark.parametrize("hook", WATCHING, ids=OBSERVERS)
 def test_each_observer_leaves_the_run_bit_for_bit_as_it_is(
     tmp_path: Path, plain: dict[str, Any], hook: dict[str, Any]
@@ -73,7 +71,7 @@ def test_each_observer_leaves_the_run_bit_for_bit_as_it_is(
     assert len(looked) == 6
 
 
-@harmless
+@pytest.mark.requirement("hooks.observers-harmless")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -113,14 +111,14 @@ class DrawsLooking(ForwardHook):
         draw()
 
 
-@harmless
+@pytest.mark.requirement("hooks.observers-harmless")
 def test_an_observer_that_draws_random_numbers_does_no_harm(
     tmp_path: Path, plain: dict[str, Any]
 ) -> None:
     assert outcome(trained_with(tmp_path, Draws(), DrawsLooking(), **BUSY)) == plain
 
 
-@harmless
+@pytest.mark.requirement("hooks.observers-harmless")
 def test_an_observer_that_spoils_all_that_it_is_given_does_no_harm(
     tmp_path: Path, plain: dict[str, Any]
 ) -> None:
@@ -145,7 +143,7 @@ def test_an_observer_that_spoils_all_that_it_is_given_does_no_harm(
     assert outcome(trained_with(tmp_path, Spoils(), Later(), **BUSY)) == plain
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 @forward
 @pytest.mark.parametrize("detail", ["parameters", "total"])
 def test_norms_are_those_that_torch_computes(detail: str) -> None:
@@ -190,7 +188,7 @@ for _event in EVENTS:
     setattr(Records, _event, _recording(_event))
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 def test_each_event_is_told_at_its_steps_with_its_fields_and_what_is_returned_is_logged(
     tmp_path: Path,
 ) -> None:
@@ -238,7 +236,7 @@ def _in_order(hook: Records) -> list[tuple[str, float]]:
     return [(name, next(steps[name]).step) for name in hook.order]
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 def test_a_forward_hook_is_told_of_events_as_well(tmp_path: Path) -> None:
     class Both(DrawsLooking):
         ended = 0
@@ -251,7 +249,7 @@ def test_a_forward_hook_is_told_of_events_as_well(tmp_path: Path) -> None:
     assert hook.ended == 1
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 def test_sample_writer_writes_what_the_model_makes_of_each_prompt(tmp_path: Path) -> None:
     prompts = ["To be", "a"]
     hook = {"name": "sample_writer", "prompts": prompts, "every": 3, "max_new_tokens": 12}
@@ -265,7 +263,7 @@ def test_sample_writer_writes_what_the_model_makes_of_each_prompt(tmp_path: Path
         assert path.read_text() == prompt + text
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_error_at_any_event_names_the_hook_its_file_and_its_line(
     tmp_path: Path, name: str
@@ -286,14 +284,14 @@ def test_an_error_at_any_event_names_the_hook_its_file_and_its_line(
     assert message.endswith(f"({file}, line 6).")  # its own line, not one of json's
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 def test_a_prompt_that_cannot_be_one_names_the_hook(tmp_path: Path) -> None:
     hook = {"name": "sample_writer", "prompts": [""], "every": 1}
     with pytest.raises(PromptError, match=r"The hook sample_writer: The prompt is empty\."):
         train(tmp_path, hooks=[hook])
 
 
-@harmless
+@pytest.mark.requirement("hooks.observers-harmless")
 def test_an_observer_that_changes_a_weight_is_an_error_that_names_it(tmp_path: Path) -> None:
     class Shrinks(Observer):
         every = 1
@@ -307,7 +305,7 @@ def test_an_observer_that_changes_a_weight_is_an_error_that_names_it(tmp_path: P
         trained_with(tmp_path, Shrinks())
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -327,7 +325,7 @@ def test_what_is_no_metric_is_an_error_that_names_the_hook(returned: Any, messag
         HookRunner(labelled(Returns()), small_model(), seed=0).emit("on_end", Event(1))
 
 
-@events
+@pytest.mark.requirement("hooks.events")
 def test_metrics_may_be_scalars_of_torch_and_numpy_and_no_numbers_at_all(tmp_path: Path) -> None:
     class Returns(Observer):
         def on_end(self, event: Event) -> Any:

@@ -22,7 +22,6 @@ from tiny_transformer.runtime.errors import ConfigError, HookError, TinyError
 from tiny_transformer.tracking.run_folder import RunFolder
 
 registry = pytest.mark.requirement("hooks.registry")
-own = pytest.mark.requirement("hooks.own")
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "hooks.md"
@@ -194,7 +193,7 @@ def test_the_pages_table_has_every_hook_with_its_settings() -> None:
         assert set(said) - {"parameters"} == set(fields) - {"parameters"}, name
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_the_page_shows_the_example_as_it_stands_and_it_has_fifteen_lines_of_code() -> None:
     source = EXAMPLE.read_text(encoding="utf-8")
     assert f"```python\n{source}```\n" in PAGE.read_text(encoding="utf-8")
@@ -209,7 +208,7 @@ def test_the_page_shows_the_example_as_it_stands_and_it_has_fifteen_lines_of_cod
     assert len(code) <= 15
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_the_example_trains_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +222,7 @@ def test_the_example_trains_from_the_command_line(
     assert [(h["name"], h["strength"]) for h in hooks] == [("examples/my_hooks.py:MyHook", 0.9)]
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_the_example_does_what_it_says(tmp_path: Path) -> None:
     plain = outcome(train(tmp_path / "plain")[0])
     hook = {"name": f"{EXAMPLE}:MyHook"}
@@ -234,7 +233,7 @@ def test_the_example_does_what_it_says(tmp_path: Path) -> None:
     assert on["losses"][2:] != plain["losses"][2:]
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_the_observer_that_the_page_shows_trains(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     path = tmp_path / "my_hooks.py"
@@ -262,7 +261,7 @@ def test_the_config_and_the_flags_that_the_page_shows_are_read() -> None:
 FORWARD = "from tiny_transformer import *\nfrom dataclasses import dataclass\n"
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
@@ -325,7 +324,7 @@ def test_a_broken_file_is_a_message_with_file_and_class(
     assert f"The hook {path}:MyHook" in str(caught.value)
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -344,7 +343,7 @@ def test_a_file_that_is_not_there_or_no_python_is_refused(
         build_hooks([{"name": str(tmp_path / name)}])
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_a_file_that_was_changed_a_moment_ago_is_run_as_it_is_now(tmp_path: Path) -> None:
     path = tmp_path / "my_hooks.py"
     for number in range(3):  # within one second, and of one length
@@ -354,7 +353,7 @@ def test_a_file_that_was_changed_a_moment_ago_is_run_as_it_is_now(tmp_path: Path
     assert [file.name for file in tmp_path.iterdir()] == ["my_hooks.py"]
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 @pytest.mark.parametrize("decorator", ["@dataclass", "@dataclass(frozen=True)", ""])
 def test_settings_of_ones_own_come_with_the_common_ones(tmp_path: Path, decorator: str) -> None:
     path = tmp_path / "my_hooks.py"
@@ -369,7 +368,7 @@ def test_settings_of_ones_own_come_with_the_common_ones(tmp_path: Path, decorato
         build_hooks([{**entry, "mich": 1}])
 
 
-@own
+@pytest.mark.requirement("hooks.own")
 def test_a_hooks_file_that_has_changed_since_is_not_resumed_unasked(tmp_path: Path) -> None:
     path = tmp_path / "my_hooks.py"
     path.write_bytes(EXAMPLE.read_bytes())

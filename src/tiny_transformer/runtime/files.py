@@ -87,7 +87,12 @@ def make_directory(path: Path, *, exist_ok: bool = True) -> Path:
             except FileExistsError:  # another process may have been first
                 if not folder.is_dir() or (folder == path and not exist_ok):
                     raise
-            _sync_directory(folder.parent)  # else a power cut takes all that is put into it
+            try:
+                _sync_directory(folder.parent)  # else a power cut takes all that is put into it
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os_rmdir(folder)
+                raise
     return path
 
 

@@ -30,6 +30,7 @@ from tiny_transformer.runtime.errors import CheckpointError, RunError, StorageEr
 _STEP = re.compile(r"step-(\d{8,})")
 _REPLACED = re.compile(r"\.(step-\d{8,})\.[0-9a-f]+\.old")
 _LEFT_OVER = re.compile(r"\.step-\d{8,}\.[0-9a-f]+\.(tmp|old|gone)")
+_LOOKS = 20  # while a run is trained, the one that was listed may go as its successor comes
 METADATA = "metadata.json"
 
 
@@ -57,8 +58,8 @@ class RunFolder:
         path = files.make_directory(Path(runs_dir)) / (run_name or new_run_id())
         try:
             files.make_directory(path, exist_ok=False)
-        except StorageError:
-            if path.exists():
+        except StorageError as error:
+            if isinstance(error.__cause__, FileExistsError):
                 raise RunError(f"The run {path} was made by somebody else just now.") from None
             raise
         return cls(path)
@@ -192,13 +193,14 @@ class RunFolder:
         Raises:
             CheckpointError: there is none.
         """
-        found = self.checkpoints()
-        if not found:
-            raise CheckpointError(
-                f"The run {self.path} has no checkpoint: it ended before its first one. Start "
-                "again with a smaller --training.checkpoint-every."
-            )
-        return found[-1]
+        for _ in range(_LOOKS):
+            found = self.checkpoints()
+            if found:
+                return found[-1]
+        raise CheckpointError(
+            f"The run {self.path} has no checkpoint: it ended before its first one. Start "
+            "again with a smaller --training.checkpoint-every."
+        )
 
 
 def record_files(run: Path) -> dict[str, str]:
