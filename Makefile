@@ -42,9 +42,9 @@ test-module: ## run the tests of one room: make test-module MODULE=model
 	$(SETUP) test
 	@$(PY) -m pytest "tests/$(MODULE)"
 
-torture: ## kill, cut the power, fail calls and flip bits at every point; takes hours
+torture: ## kill, cut the power, fail calls and flip bits at every point; half an hour
 	$(SETUP) test
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults tests/training --torture
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults tests/training tests/data --torture
 
 lint: ## style, docstrings, types and shell scripts
 	$(SETUP) lint

@@ -104,4 +104,4 @@ def test_training_raises_where_the_disk_fails_and_is_resumed_later(
             )
             assert check_chain(run.log).broken is None
         count("runs whose disk failed, resumed to the same bits", 1)
-        shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)  # where its first folder failed there is none
