@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.training.helpers import log_of, tiny_config, trainer
+from tests.training.helpers import log_of, tiny_config, train, trainer
 from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
@@ -126,3 +126,8 @@ class Maximum(ForwardHook):
 
     def observe(self, site: Any, output: Tensor, probe: Any) -> dict[str, float]:
         return {"max": output.max().item()}
+
+
+def run(tmp_path: Path, *hooks: dict[str, Any], **changes: Any) -> Trainer:
+    seed_everything()
+    return train(tmp_path, hooks=list(hooks), model__n_layers=2, **changes)[0]
