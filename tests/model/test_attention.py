@@ -213,10 +213,33 @@ def test_attention_dropout_acts_in_training_only_and_keeps_the_mean(backend: str
 @pytest.mark.requirement("model.backends-agree")
 def test_on_a_cpu_both_forms_drop_the_same_weights() -> None:
     q, k, v = (draw(1, 2, 6, 4, seed=s) for s in range(3))
-    with forked_rng(1):
-        explicit, _ = explicit_attention(q, k, v, dropout=0.5)
-    with forked_rng(1):
-        assert torch.equal(fused_attention(q, k, v, dropout=0.5), explicit)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        with forked_rng(1):
+            explicit, _ = explicit_attention(q, k, v, dropout=0.5)
+        with forked_rng(1):
+            fused = fused_attention(q, k, v, dropout=0.5)
+        assert fused.dtype == dtype
+        assert largest_difference(fused, explicit) < 1e-6
+
+
+@pytest.mark.requirement("model.backends-agree")
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 8, 33])
+@pytest.mark.parametrize("dropout", [1 / 256, 26 / 256, 0.75])
+def test_attention_with_dropout_has_the_explicit_forms_values_and_gradients(
+    length: int, dropout: float
+) -> None:
+    found = []
+    for attend in (fused_attention, lambda *a, **k: explicit_attention(*a, **k)[0]):
+        leaves = [draw(2, 3, length, 8, seed=s).requires_grad_() for s in range(3)]
+        # As the projections give them: heads beside each other in memory.
+        q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in leaves)
+        with forked_rng(length):
+            output = attend(q, k, v, dropout=dropout)
+        (output * draw(*output.shape, seed=9)).sum().backward()
+        found.append([output, *(leaf.grad for leaf in leaves)])
+    for mine, expected in zip(*found, strict=True):
+        assert largest_difference(mine, expected) < 1e-5
 
 
 def test_explicit_dropout_leaves_the_returned_weights_whole() -> None:

@@ -99,7 +99,10 @@ def test_a_sample_is_shown_on_one_line_and_cut_where_it_is_long() -> None:
     ]
 
 
-def test_in_a_terminal_a_bar_shows_step_losses_and_rate_and_is_taken_down(clock: Clock) -> None:
+def test_in_a_terminal_a_bar_shows_step_losses_and_rate_and_is_taken_down(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one is sent nothing to take down
     shown = io.StringIO()
     report = ConsoleReporter(Console(file=shown, force_terminal=True, width=120))
     report.start(2, 10)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.model.dropout import dropout as drop
+from tiny_transformer.model.dropped_attention import dropped_attention
 from tiny_transformer.model.kv_cache import LayerCache
 from tiny_transformer.model.layer_norm import RMSNorm
 from tiny_transformer.model.positional import RotaryTable
@@ -69,15 +70,18 @@ def fused_attention(
 ) -> Float[Tensor, "B H Tq D"]:
     """Compute what `explicit_attention` computes, without storing the weights.
 
-    PyTorch's kernel for CPUs knows no dropout; there the explicit form takes over.
+    PyTorch's kernel for CPUs knows no dropout; there `dropped_attention` takes over, and the
+    explicit form where it cannot (bfloat16, a cache).
 
     Source: Dao et al. 2022, "FlashAttention", through PyTorch's
     `scaled_dot_product_attention`.
     """
-    if dropout > 0 and q.device.type == "cpu":
-        return explicit_attention(q, k, v, dropout)[0]
     n_queries, n_keys = q.shape[-2], k.shape[-2]
     whole = n_queries == n_keys
+    if dropout > 0 and q.device.type == "cpu":
+        if whole and q.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            return dropped_attention(q, k, v, dropout)
+        return explicit_attention(q, k, v, dropout)[0]
     mask = None if whole or n_queries == 1 else causal_mask(n_queries, n_keys, q.device)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=whole and n_queries > 1

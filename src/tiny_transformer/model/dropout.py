@@ -7,9 +7,12 @@ bits: one 64-bit draw serves eight elements.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _LEVELS = 256
@@ -30,10 +33,17 @@ def dropout(x: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*s
         return x
     if x.device.type != "cpu":
         return F.dropout(x, probability, training=True)
+    keep, factor = draw_kept(x.shape, probability)
+    return x * keep.to(x.dtype).mul_(factor)
+
+
+def draw_kept(shape: Sequence[int], probability: float) -> tuple[Bool[Tensor, "*shape"], float]:
+    """Draw which elements stay, on the CPU; return that, and what they are multiplied by."""
     zeroed = round(probability * _LEVELS)  # of 256 equally likely bytes
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-    keep = (draws.view(torch.uint8)[: x.numel()] >= zeroed).view(x.shape).to(x.dtype)
-    return x * keep.mul_(_LEVELS / (_LEVELS - zeroed))
+    size = math.prod(shape)
+    draws = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
+    keep = (draws.view(torch.uint8)[:size] >= zeroed).view(torch.Size(shape))
+    return keep, _LEVELS / (_LEVELS - zeroed)
 
 
 class Dropout(nn.Module):

@@ -22,7 +22,6 @@ from tiny_transformer.evaluation.evaluator import Evaluation, compute_val_loss
 from tiny_transformer.hooks.base import Event
 from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.model.parts import Parts
-from tiny_transformer.runtime.allocator import keep_freed_memory
 from tiny_transformer.runtime.device import Precision
 from tiny_transformer.runtime.environment import git_dirty
 from tiny_transformer.runtime.errors import DivergedError, TinyError
@@ -175,7 +174,6 @@ class Trainer:
             RunError: another process is training this run.
             StorageError: the disk is full, or the run's folder cannot be written.
         """
-        keep_freed_memory()
         with contextlib.ExitStack() as stack:
             stack.callback(self.state.hooks.close)
             folder = self._folder = self._folder or create_folder(self.state)

@@ -69,14 +69,16 @@ def estimate_activations(
     | fused attention without dropout | q, k, v, output `4 a N C`, log-sums `4 N H` |
     | explicit attention | q, k, v, output `4 a N C`; mask `T^2`; softmax `4 B H T^2` |
     | ... with dropout | also its mask and the product: `2 a B H T^2` |
+    | fused attention with dropout | 5 tensors `a N C`; weights `3 B H T^2`; mask `B H T^2` |
     | into the MLP | the normalised input: `a N C`, copied for each of SwiGLU's 2 |
     | MLP | `a N F` times 2 for gelu and relu2, 1 for relu, 4 for SwiGLU |
     | ... explicit | 4 for gelu, 5 for gelu_tanh, else the same |
     | residual dropout | two masks: `2 a N C` a layer |
     | output head and loss | input `a N C`, log-probabilities `4 N V`, targets `8 N` |
 
-    The fused attention has no dropout on a CPU, where the explicit one takes over. A GPU's
-    kernel has it and keeps no `(T, T)` tensor: with dropout the estimate is too high there.
+    PyTorch's fused attention has no dropout on a CPU: there `dropped_attention` takes over,
+    which keeps three quarters of the weights, and in bfloat16 the explicit form. A GPU's kernel
+    has it and keeps no `(T, T)` tensor: with dropout the estimate is too high there.
     Rotary positions and QK-norm change the memory order of q, and the fused output is then
     copied once more (`a N C`). Under bfloat16 the softmax without dropout is kept in both
     precisions, and a bfloat16 copy of every matrix is kept (`weight_copies`).
@@ -132,6 +134,10 @@ def _saved_attention(config: ModelConfig, batch_size: int, a: int) -> int:
     T, H = config.context_length, config.n_heads
     stream = batch_size * T * config.d_model  # N C
     weights = batch_size * H * T * T
+    if config.backend == "fused" and config.dropout_probability and a == _FLOAT32:
+        half = -(-T // 2)
+        kept = batch_size * H * (half * half + (T - half) * T)
+        return 5 * a * stream + _FLOAT32 * kept + weights  # a byte for each mask bit
     if config.backend == "explicit" or config.dropout_probability:
         in_both = a != _FLOAT32 and not config.dropout_probability
         softmax = weights * (_FLOAT32 + (a if in_both else 0))
