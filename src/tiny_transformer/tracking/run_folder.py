@@ -17,7 +17,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,16 +176,14 @@ class RunFolder:
         Raises:
             CheckpointError: no checkpoint has a finite value of it.
         """
-        self.latest_checkpoint()
-        ranked = [
-            (score, path) for path in self.checkpoints() if (score := score_of(path)) is not None
-        ]
+        latest = self.latest_checkpoint()
+        ranked = best_first(self.checkpoints())
         if not ranked:
             raise CheckpointError(
                 f"No checkpoint of {self.path} has the metric that checkpoints.metric names, so "
-                f"none is the best. The latest one is {self.latest_checkpoint()}."
+                f"none is the best. The latest one is {latest}."
             )
-        return min(ranked, key=lambda pair: (pair[0], -step_of(pair[1])))[1]
+        return ranked[0]
 
     def latest_checkpoint(self) -> Path:
         """Return the checkpoint of the highest step.
@@ -225,6 +223,12 @@ def refuse_taken_name(runs_dir: str | Path, run_name: str | None) -> None:
 def step_of(checkpoint: Path) -> int:
     """Return the step in a checkpoint folder's name."""
     return int(checkpoint.name.split("step-")[1].split(".")[0])
+
+
+def best_first(checkpoints: Iterable[Path]) -> list[Path]:
+    """Return the checkpoints that have a metric, the best first, of equal ones the later."""
+    scored = [(score, -step_of(p), p) for p in checkpoints if (score := score_of(p)) is not None]
+    return [path for *_, path in sorted(scored)]
 
 
 def score_of(checkpoint: Path) -> float | None:

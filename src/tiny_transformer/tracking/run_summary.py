@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 from tiny_transformer.runtime.errors import RunError, StorageError, suggest
-from tiny_transformer.tracking.run_folder import RunFolder
+from tiny_transformer.tracking.run_folder import RunFolder, step_of
 from tiny_transformer.tracking.run_log import bits_of, current_lines, metric_by_step, read_log
 
 _AHEAD = ("diverged", "hook")  # events that may tell of an update before it is made
@@ -100,7 +100,7 @@ def summarize(folder: RunFolder, lines: list[dict[str, Any]] | None = None) -> R
         git_commit=_of_kind(last, "git_commit", str),
         git_dirty=_of_kind(last, "git_dirty", bool),
         data_fingerprint=_of_kind(last, "data_fingerprint", str),
-        checkpoints=tuple(int(p.name[5:]) for p in folder.checkpoints() if p.name[:5] == "step-"),
+        checkpoints=tuple(map(step_of, folder.checkpoints())),
         resumed=len(starts) - 1 if starts else 0,
     )
 

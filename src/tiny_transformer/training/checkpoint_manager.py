@@ -14,7 +14,7 @@ from typing import Any
 
 from tiny_transformer.config import CheckpointsConfig
 from tiny_transformer.runtime import files
-from tiny_transformer.tracking.run_folder import RunFolder, score_of, step_of
+from tiny_transformer.tracking.run_folder import RunFolder, best_first, step_of
 
 Save = Callable[[Path, Mapping[str, Any]], Path]
 
@@ -77,12 +77,7 @@ class CheckpointManager:
         return set(found if n is None else found[-n:])
 
     def _best(self, found: list[Path]) -> set[Path]:
-        if self.config.keep_best == 0:
-            return set()
-        ranked = [
-            (score, -step_of(path), path) for path in found if (score := score_of(path)) is not None
-        ]
-        return {path for *_, path in sorted(ranked)[: self.config.keep_best]}
+        return set(best_first(found)[: self.config.keep_best])
 
     def _every(self, found: list[Path]) -> set[Path]:
         every = self.config.keep_every

@@ -14,7 +14,6 @@ import torch
 
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
-from tiny_transformer.evaluation.evaluator import compute_val_loss
 from tiny_transformer.hooks.base import UpdateHook
 from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.hooks.runner import HookRunner
@@ -22,7 +21,6 @@ from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.environment import changed_numerics
 from tiny_transformer.runtime.errors import RunError, TinyError
 from tiny_transformer.runtime.random_state import (
-    forked_rng,
     generator_states,
     restore_generator_states,
 )
@@ -30,6 +28,7 @@ from tiny_transformer.tracking.run_folder import RunFolder, find_run, step_of
 from tiny_transformer.tracking.run_log import bits_of
 from tiny_transformer.tracking.run_summary import Record, Segment, read_record
 from tiny_transformer.training.checkpoint import Checkpoint, load_checkpoint
+from tiny_transformer.training.resume import refuse_own_code
 from tiny_transformer.training.state import TrainingState
 from tiny_transformer.training.weights import (
     joint_hash,
@@ -208,15 +207,8 @@ def _compare_state(found: Replay, state: TrainingState, record: Record) -> None:
                 return
         found.checkpoints += 1
     if step in record.val_losses:
-        with forked_rng(state.config.training.seed, "evaluate", device=state.device):
-            evaluation = compute_val_loss(
-                state.model,
-                state.data.validation,
-                context_length=state.config.model.context_length,
-                batch_size=state.config.training.eval_batch_size,
-                precision=state.precision,
-            )
-        _compare(found, step, "val_loss", record.val_losses[step], bits_of(evaluation.loss))
+        bits = bits_of(state.evaluate().loss)
+        _compare(found, step, "val_loss", record.val_losses[step], bits)
 
 
 def _state(plan: Plan, parts: Parts | None) -> TrainingState:
@@ -224,7 +216,7 @@ def _state(plan: Plan, parts: Parts | None) -> TrainingState:
     folder, origin = plan.folder, plan.origin
     start = plan.record.segment_of(1 if origin is None else step_of(origin) + 1).start
     config = load_config(folder.path / "config.yaml")
-    _refuse_own_code(config, folder)
+    refuse_own_code(config, folder, RunError)
     training = dataclasses.replace(
         config.training, device=start["device"], precision=start["precision"]
     )
@@ -240,17 +232,6 @@ def _state(plan: Plan, parts: Parts | None) -> TrainingState:
     hooks[:] = [hook for hook in hooks if isinstance(hook, UpdateHook)]
     HookRunner(observers, state.model, seed=config.training.seed).close()
     return state
-
-
-def _refuse_own_code(config: Config, folder: RunFolder) -> None:
-    """Refuse a hook's file that came with the run: to verify a run is not to trust it."""
-    for hook in config.hooks:
-        file = Path(str(hook["name"]).rpartition(":")[0])
-        if file.suffix and file.resolve().is_relative_to(folder.path.resolve()):
-            raise RunError(
-                f"The hook {hook['name']} lies inside the run's own folder: a replay would run "
-                "code that came with the run. Move the file out, if you trust it."
-            )
 
 
 def _begin(state: TrainingState, config: Config, start: dict[str, Any]) -> None:

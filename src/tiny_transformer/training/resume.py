@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_transformer.config import Config
 from tiny_transformer.runtime.environment import changed_numerics
-from tiny_transformer.runtime.errors import CheckpointError
+from tiny_transformer.runtime.errors import CheckpointError, TinyError
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.training.checkpoint import Checkpoint
 
@@ -37,14 +37,19 @@ def continued_config(
             f"{training.last_step} steps. Train it longer with --training.max-steps "
             f"{2 * checkpoint.step}."
         )
+    refuse_own_code(config, folder, CheckpointError)
+    return dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
+
+
+def refuse_own_code(config: Config, folder: RunFolder, kind: type[TinyError]) -> None:
+    """Raise `kind` if a hook's file came with the run: to look at a run is not to trust it."""
     for hook in config.hooks:
         file = Path(hook["name"].rpartition(":")[0])
         if file.suffix and file.resolve().is_relative_to(folder.path.resolve()):
-            raise CheckpointError(
-                f"The hook {hook['name']} lies inside the run's own folder: a run that came from "
-                "elsewhere would run its code here. Move the file out, if you trust it."
+            raise kind(
+                f"The hook {hook['name']} lies inside the run's own folder: code that came with "
+                "the run would be run here. Move the file out, if you trust it."
             )
-    return dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
 
 
 def refuse_changes(

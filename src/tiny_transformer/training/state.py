@@ -6,7 +6,7 @@ Training, resume and replay share it: what replays a run is what trained it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tiny_transformer.config import Config
+from tiny_transformer.evaluation.evaluator import Evaluation, compute_val_loss
 from tiny_transformer.hooks.base import Hook
 from tiny_transformer.hooks.runner import HookRunner
 from tiny_transformer.model.loss import compute_loss
@@ -125,6 +126,22 @@ class TrainingState:
                 "hooks": rest,
             },
         )
+
+    def evaluate(self, on_batch: Callable[[int, int], None] | None = None) -> Evaluation:
+        """Return the loss on the whole validation part; nothing of the run is changed.
+
+        Args:
+            on_batch: told after each batch the targets that are done, and all of them.
+        """
+        with forked_rng(self.config.training.seed, "evaluate", device=self.device):
+            return compute_val_loss(
+                self.model,
+                self.data.validation,
+                context_length=self.config.model.context_length,
+                batch_size=self.config.training.eval_batch_size,
+                precision=self.precision,
+                on_batch=on_batch,
+            )
 
     def compute_gradients(self) -> Gradients:
         """Run forward and backward over the batch of this step, and clip."""

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import torch
 
 from tiny_transformer.config import Config
-from tiny_transformer.evaluation.evaluator import Evaluation, compute_val_loss
+from tiny_transformer.evaluation.evaluator import Evaluation
 from tiny_transformer.hooks.base import Event
 from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.model.parts import Parts
@@ -298,15 +298,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> Evaluation:
-        with forked_rng(self.config.training.seed, "evaluate", device=self.device):
-            evaluation = compute_val_loss(
-                self.model,
-                self.data.validation,
-                context_length=self.config.model.context_length,
-                batch_size=self.config.training.eval_batch_size,
-                precision=self.precision,
-                on_batch=self._stop.check,
-            )
+        evaluation = self.state.evaluate(on_batch=self._stop.check)
         self._record.evaluation(self.step, evaluation.metrics())
         if not math.isfinite(evaluation.loss):
             self._spoiled(f"the validation loss is {evaluation.loss}")
