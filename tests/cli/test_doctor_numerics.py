@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tiny_transformer.cli.doctor_numerics import Change, Measured, Row
 from tiny_transformer.cli.main import main as tiny
 from tiny_transformer.model import dropout
 from tiny_transformer.model.transformer import Transformer
-from tiny_transformer.training import trainer
+from tiny_transformer.training import state, trainer
 
 pytestmark = pytest.mark.requirement("doctor.numerics")
 
@@ -119,18 +120,18 @@ def _draw_from_a_generator_of_its_own(monkeypatch: Patch) -> None:
     monkeypatch.setattr(dropout, "dropout", dropout_as_it_comes)
 
 
-def _spoil_weights_in(name: str) -> Callable[[Patch], None]:
+def _spoil_weights_in(module: ModuleType, name: str) -> Callable[[Patch], None]:
     """Let a function that only reads weights change them a little."""
 
     def spoil(monkeypatch: Patch) -> None:
-        real = getattr(trainer, name)
+        real = getattr(module, name)
 
         def spoiling(model: Transformer, *arguments: Any, **options: Any) -> Any:
             with torch.no_grad():
                 next(model.parameters()).mul_(1 + 1e-6)
             return real(model, *arguments, **options)
 
-        monkeypatch.setattr(trainer, name, spoiling)
+        monkeypatch.setattr(module, name, spoiling)
 
     return spoil
 
@@ -139,8 +140,8 @@ def _spoil_weights_in(name: str) -> Callable[[Patch], None]:
     ("breakage", "broken"),
     [
         (_draw_from_a_generator_of_its_own, "the same again"),
-        (_spoil_weights_in("compute_val_loss"), "evaluation, samples, saves"),
-        (_spoil_weights_in("sample_text"), "evaluation, samples, saves"),
+        (_spoil_weights_in(state, "compute_val_loss"), "evaluation, samples, saves"),
+        (_spoil_weights_in(trainer, "sample_text"), "evaluation, samples, saves"),
     ],
 )
 def test_a_broken_promise_is_told_and_ends_with_status_2(
