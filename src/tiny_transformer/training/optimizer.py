@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tiny_transformer.config import OptimizerConfig
 from tiny_transformer.runtime.errors import CheckpointError
+from tiny_transformer.training.muon import Muon
 
 
 class Optimizer:
@@ -21,8 +22,7 @@ class Optimizer:
         config: the settings.
 
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization". Muon:
-    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/, through
-    `torch.optim.Muon`.
+    `training.muon`.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
@@ -52,7 +52,7 @@ class Optimizer:
         ]
         if muon:
             self._optimizers.append(
-                torch.optim.Muon(
+                Muon(
                     muon,
                     lr=config.muon_learning_rate,
                     momentum=config.muon_momentum,
@@ -145,7 +145,7 @@ class Optimizer:
 
 _STATE_KEYS: dict[type[torch.optim.Optimizer], set[str]] = {
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
-    torch.optim.Muon: {"momentum_buffer"},
+    Muon: {"momentum_buffer"},
 }
 
 
