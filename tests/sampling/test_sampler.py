@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tiny_transformer.config import ModelConfig, SamplingConfig
 from tiny_transformer.model.attention import MultiHeadAttention
-from tiny_transformer.model.kv_cache import KVCache
+from tiny_transformer.model.embeddings import Embeddings
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
@@ -261,13 +261,13 @@ def test_generation_follows_the_plan_token_by_token() -> None:
 @pytest.mark.requirement("generate.cache")
 def test_with_a_cache_each_token_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
-    forward = Transformer.forward
+    forward = Embeddings.forward
 
-    def watched(self: Transformer, ids: Tensor, cache: KVCache | None = None, **more: Any):
+    def watched(self: Embeddings, ids: Tensor, offset: int = 0) -> Tensor:
         lengths.append(ids.shape[1])
-        return forward(self, ids, cache, **more)
+        return forward(self, ids, offset)
 
-    monkeypatch.setattr(Transformer, "forward", watched)
+    monkeypatch.setattr(Embeddings, "forward", watched)
     model = build()
     sample_text(model, TOKENIZER, options(prompt="abc", max_new_tokens=8))
     assert lengths == [3, 1, 1, 1, 1, 1, 4, 1]

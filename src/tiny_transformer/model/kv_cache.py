@@ -9,6 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tiny_transformer.config import ModelConfig
+from tiny_transformer.runtime.errors import PromptError
+
+
+def check_fits(past: int, new: int, context_length: int) -> None:
+    """Raise `PromptError` unless `new` tokens, at least one, fit after `past` others."""
+    if new == 0 or past + new > context_length:
+        raise PromptError(
+            f"The model sees 1 to {context_length} tokens at once (model.context_length); got "
+            f"{past + new}. Give it the last {context_length}, or build it with a longer context."
+        )
 
 
 class KVCache:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.model.initialization import initialize
-from tiny_transformer.model.kv_cache import KVCache
+from tiny_transformer.model.kv_cache import KVCache, check_fits
 from tiny_transformer.model.parts import Parts
-from tiny_transformer.runtime.errors import ConfigError, PromptError
+from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.runtime.random_state import forked_rng
 
 
@@ -66,12 +66,8 @@ class Transformer(nn.Module):
                 f"The model takes token ids of shape (B, T); got shape {tuple(ids.shape)}."
             )
         past = 0 if cache is None else cache.length
-        length, limit = ids.shape[1], self.config.context_length
-        if length == 0 or past + length > limit:
-            raise PromptError(
-                f"The model sees 1 to {limit} tokens at once (model.context_length); got "
-                f"{past + length}. Give it the last {limit}, or build it with a longer context."
-            )
+        length = ids.shape[1]
+        check_fits(past, length, self.config.context_length)
         x = self.embeddings(ids, past)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             x = block(x) if cache is None else block(x, cache=cache.layer(index))

@@ -7,14 +7,15 @@ encoded again, with or without a cache, so that both give the same text.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_transformer.config import SamplingConfig
-from tiny_transformer.model.kv_cache import KVCache
+from tiny_transformer.model.decoder import Decoder
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
 from tiny_transformer.runtime.random_state import generator
@@ -96,34 +97,50 @@ def generate_tokens(
     limit = model.config.context_length
     if not 1 <= len(prompt) <= limit:
         raise PromptError(f"The prompt has {len(prompt)} tokens; the model takes 1 to {limit}.")
-    weight = model.lm_head.weight
-    context = torch.tensor([list(prompt)] * n_samples, device=weight.device)  # (B, T)
-    cache = None
-    if use_cache and model.can_cache:
-        cache = KVCache(model.config, n_samples, dtype=weight.dtype, device=weight.device)
-    new = context
+    device = model.lm_head.weight.device
+    reader = Decoder(model, n_samples) if use_cache and model.can_cache else _Reread(model)
     uniforms = _uniforms(config.seed, n_samples)
+    seen = [torch.tensor([list(prompt)] * n_samples, device=device)]  # (B, T), then (B, 1)
+    length = len(prompt)  # of what the model looks at
     for _ in range(config.max_new_tokens):
-        logits = _last_logits(model, context if cache is None else new, cache)
-        chosen = draw(next_token_probabilities(logits, config, forbidden), next(uniforms))
+        with _evaluating(model):
+            logits = reader.start(seen[0]) if len(seen) == 1 else reader.step(seen[-1][:, 0])
+        probabilities = next_token_probabilities(logits.cpu(), config, forbidden)
+        chosen = draw(probabilities, next(uniforms))
         yield chosen
-        new = chosen[:, None].to(weight.device)  # (B, 1)
-        context = torch.cat([context, new], dim=1)
-        if context.shape[1] > limit:
-            context = context[:, -max(1, limit // 2) :]
-            if cache is not None:
-                cache.clear()
-                new = context
+        seen.append(chosen[:, None].to(device))
+        length += 1
+        if length > limit:
+            length = max(1, limit // 2)
+            seen = [torch.cat(seen, dim=1)[:, -length:]]
 
 
-def _last_logits(model: Transformer, ids: Tensor, cache: KVCache | None) -> Tensor:
+class _Reread:
+    """Reads everything again for each token: what a model without a cache must do."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+
+    def start(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        self._ids = ids
+        return self._model(ids, last_only=True)[:, -1]
+
+    def step(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        return self.start(torch.cat([self._ids, ids[:, None]], dim=1))
+
+
+@contextlib.contextmanager
+def _evaluating(model: Transformer) -> Iterator[None]:
+    """Switch gradients off and the model to evaluation mode; then back."""
     was_training = model.training
-    model.eval()
+    if was_training:
+        model.eval()
     try:
         with torch.inference_mode():
-            return model(ids, cache, last_only=True)[:, -1].cpu()  # (B, V)
+            yield
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
 
 
 def _uniforms(seed: int, n_samples: int) -> Iterator[Tensor]:

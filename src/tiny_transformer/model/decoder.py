@@ -1,0 +1,168 @@
+"""One new token for every sequence, in as few operations as it takes.
+
+What `Transformer.forward` computes with a cache, to rounding. Notable: a token's vectors are
+`(B, C)`, without an axis of one; queries, keys and values come from one product; many
+sequences are multiplied as columns, for which the matrix library is twice as fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tiny_transformer.model.attention import MultiHeadAttention
+from tiny_transformer.model.kv_cache import KVCache, LayerCache, check_fits
+from tiny_transformer.model.layer_norm import LayerNorm, RMSNorm
+from tiny_transformer.model.mlp import MLP
+from tiny_transformer.model.positional import apply_rotary
+from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.model.transformer_block import TransformerBlock
+
+_COLUMNS_FROM = 12  # sequences; below, products with rows are the faster ones
+_FUSED_UP_TO = 8  # query heads of all sequences; above, two plain products are faster
+
+Function = Callable[[Tensor], Tensor]
+
+
+class Decoder:
+    """Continues sequences with a model whose attention can cache, token by token.
+
+    Args:
+        model: any parts; where one is not the reference's, or a module is watched by a
+            PyTorch hook, a step is the model's own forward pass. The weights are read when
+            the decoder is built: a training step between two tokens would go unnoticed in
+            part.
+        batch_size: sequences side by side.
+
+    Attributes:
+        cache: keys and values so far.
+    """
+
+    def __init__(self, model: Transformer, batch_size: int) -> None:
+        weight = model.lm_head.weight
+        self.cache = KVCache(model.config, batch_size, dtype=weight.dtype, device=weight.device)
+        columns = batch_size >= _COLUMNS_FROM and weight.device.type == "cpu"
+        self._model = model
+        self._layers = []
+        if _is_reference(model):
+            self._layers = [_Layer(block, columns) for block in model.blocks]  # pyright: ignore[reportArgumentType]
+        self._norm = _norm(model.final_norm)
+        self._head = _linear(weight, None, columns)
+
+    def start(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """Forget what was, read `ids`, and return the logits after them."""
+        self.cache.clear()
+        return self._read(ids)
+
+    def step(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """Return the logits after one token of each sequence, appended to the cache.
+
+        Raises:
+            PromptError: the cache is full.
+        """
+        if not self._layers:
+            return self._read(ids[:, None])
+        check_fits(self.cache.length, 1, self.cache.capacity)
+        x = self._model.embeddings(ids[:, None], self.cache.length)[:, 0]  # (B, C)
+        for index, layer in enumerate(self._layers):
+            x = layer(x, self.cache.layer(index))
+        self.cache.advance(1)
+        return self._head(self._norm(x))
+
+    def _read(self, ids: Tensor) -> Tensor:
+        return self._model(ids, self.cache, last_only=True)[:, -1]
+
+
+class _Layer:
+    """A block, for one token of each sequence: `(B, C) -> (B, C)`."""
+
+    def __init__(self, block: TransformerBlock, columns: bool) -> None:
+        attention, mlp = block.attention, block.mlp
+        assert isinstance(attention, MultiHeadAttention) and isinstance(mlp, MLP)
+        self._norm1, self._norm2 = _norm(block.norm1), _norm(block.norm2)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        biases = [p.bias for p in projections if p.bias is not None]
+        self._qkv = _linear(
+            torch.cat([p.weight for p in projections]),
+            torch.cat(biases) if biases else None,
+            columns,
+        )
+        self._o = _linear(attention.o_proj.weight, attention.o_proj.bias, columns)
+        self._up = _linear(mlp.up_proj.weight, mlp.up_proj.bias, columns)
+        self._down = _linear(mlp.down_proj.weight, mlp.down_proj.bias, columns)
+        gate = mlp.gate_proj
+        self._gate = None if gate is None else _linear(gate.weight, gate.bias, columns)
+        self._activation = mlp.activation
+        self._rotary, self._q_norm, self._k_norm = (
+            attention.rotary,
+            attention.q_norm,
+            attention.k_norm,
+        )
+        self._head_dim = attention.head_dim
+        self._kv_heads = attention.k_proj.out_features // attention.head_dim
+        self._heads = attention.q_proj.out_features // attention.head_dim
+
+    def __call__(self, x: Tensor, cache: LayerCache) -> Tensor:
+        x = x + self._o(self._attend(self._qkv(self._norm1(x)), cache))
+        y = self._norm2(x)
+        inner = self._up(y)
+        if self._gate is None:
+            inner = self._activation(inner)
+        else:
+            inner = self._activation(self._gate(y)) * inner
+        return x + self._down(inner)
+
+    def _attend(self, qkv: Float[Tensor, "B width"], cache: LayerCache) -> Float[Tensor, "B C"]:
+        heads, kv_heads = self._heads, self._kv_heads
+        turned = qkv.reshape(qkv.shape[0], heads + 2 * kv_heads, self._head_dim)  # (B, H*, D)
+        q, k, v = turned.split((heads, kv_heads, kv_heads), dim=1)
+        if self._q_norm is not None and self._k_norm is not None:
+            q, k = self._q_norm(q), self._k_norm(k)
+        if self._rotary is not None:
+            at = slice(cache.length, cache.length + 1)
+            cos, sin = self._rotary.cos[at], self._rotary.sin[at]  # (1, D / 2)
+            q, k = apply_rotary(torch.cat((q, k), dim=1), cos, sin).split((heads, kv_heads), dim=1)
+        keys, values = cache.extend(k[:, :, None], v[:, :, None])  # (B, H_kv, T, D)
+        if q.shape[0] * heads <= _FUSED_UP_TO and heads == kv_heads:
+            return F.scaled_dot_product_attention(q[:, :, None], keys, values).flatten(1)
+        q = q.unflatten(1, (kv_heads, -1)) * (1 / math.sqrt(self._head_dim))  # (B, H_kv, G, D)
+        weights = torch.softmax(q @ keys.mT, dim=-1)  # (B, H_kv, G, T)
+        return (weights @ values).flatten(1)
+
+
+def _linear(weight: Tensor, bias: Tensor | None, columns: bool) -> Function:
+    """Return `x -> x weight^T + bias`; as `weight x^T`, transposed, with `columns`."""
+    if not columns:
+        return lambda x: F.linear(x, weight, bias)
+    if bias is None:
+        return lambda x: torch.mm(weight, x.mT.contiguous()).mT
+    column = bias[:, None]
+    return lambda x: torch.addmm(column, weight, x.mT.contiguous()).mT
+
+
+def _norm(norm: nn.Module) -> Function:
+    """Return the norm as a function of rows in order."""
+    return lambda x: norm(x.contiguous())
+
+
+def _is_reference(model: Transformer) -> bool:
+    """Return whether every part is the reference's own and no one watches its modules."""
+    reference = (
+        all(type(block) is TransformerBlock for block in model.blocks)
+        and all(type(block.attention) is MultiHeadAttention for block in model.blocks)
+        and all(type(block.mlp) is MLP for block in model.blocks)
+        and all(type(m) in (LayerNorm, RMSNorm) for m in _norms(model))
+    )
+    return reference and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def _norms(model: Transformer) -> list[nn.Module]:
+    norms = [model.final_norm]
+    for block in model.blocks:
+        norms += [block.norm1, block.norm2]  # pyright: ignore[reportArgumentType]
+    return norms
