@@ -57,7 +57,7 @@ class ModelConfig:
     bias: bool = True
     """Biases in linear layers and LayerNorm."""
     qk_norm: bool = False
-    """RMSNorm on each head's queries and keys."""
+    """Normalise each head's queries and keys, with the norm of the blocks."""
     residual_init: ResidualInit = "scaled"
     """First weights of projections into the residual stream: scaled by their number, or zero."""
     backend: Backend = "fused"

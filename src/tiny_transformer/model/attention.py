@@ -20,7 +20,7 @@ from tiny_transformer.config import ModelConfig
 from tiny_transformer.model.dropout import dropout as drop
 from tiny_transformer.model.dropped_attention import dropped_attention
 from tiny_transformer.model.kv_cache import LayerCache
-from tiny_transformer.model.layer_norm import RMSNorm
+from tiny_transformer.model.layer_norm import LayerNorm, RMSNorm
 from tiny_transformer.model.positional import RotaryTable
 
 
@@ -97,7 +97,8 @@ class MultiHeadAttention(nn.Module):
 
     Parameters: `q_proj`, `k_proj`, `v_proj`, `o_proj`, and with QK-norm `q_norm`,
     `k_norm`. Shape: `(B, T, C) -> (B, T, C)`. Grouped heads: Ainslie et al. 2023,
-    "GQA", section 2.2. QK-norm: Henry et al. 2020, "Query-Key Normalization".
+    "GQA", section 2.2. QK-norm: Dehghani et al. 2023, "Scaling Vision Transformers to 22
+    Billion Parameters", section 2.1 (LayerNorm); Qwen3 has the same with RMSNorm.
     """
 
     capabilities = frozenset({"kv_cache", "grouped_heads", "rotary", "qk_norm", "weights"})
@@ -114,12 +115,16 @@ class MultiHeadAttention(nn.Module):
         self.o_proj = nn.Linear(width, width, bias=config.bias)
         explicit = config.backend == "explicit"
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, eps=config.norm_eps, explicit=explicit)
-            self.k_norm = RMSNorm(config.head_dim, eps=config.norm_eps, explicit=explicit)
+            norm = RMSNorm if config.norm == "rms_norm" else LayerNorm
+            settings = {"eps": config.norm_eps, "bias": False, "explicit": explicit}
+            self.q_norm = norm(config.head_dim, **settings)
+            self.k_norm = norm(config.head_dim, **settings)
         else:
             self.q_norm = self.k_norm = None
         self.rotary = (
-            RotaryTable(config.head_dim, config.context_length, config.rotary_base)
+            RotaryTable(
+                config.head_dim, config.context_length, config.rotary_base, explicit=explicit
+            )
             if config.position == "rotary"
             else None
         )
@@ -147,11 +152,12 @@ class MultiHeadAttention(nn.Module):
     def _queries_keys_values(
         self, x: Tensor, cache: LayerCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        q = self._split(self.q_proj(x))  # (B, H, T, D)
-        k = self._split(self.k_proj(x))  # (B, H_kv, T, D)
+        q = self._split(self.q_proj(x))  # (B, T, H, D)
+        k = self._split(self.k_proj(x))  # (B, T, H_kv, D)
         v = self._split(self.v_proj(x))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D)
         if self.rotary is not None:
             offset = 0 if cache is None else cache.length
             q, k = self.rotary(q, offset), self.rotary(k, offset)
@@ -163,8 +169,8 @@ class MultiHeadAttention(nn.Module):
             v = v.repeat_interleave(group, dim=1)
         return q, k, v
 
-    def _split(self, x: Float[Tensor, "B T width"]) -> Float[Tensor, "B H T D"]:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    def _split(self, x: Float[Tensor, "B T width"]) -> Float[Tensor, "B T H D"]:
+        return x.unflatten(-1, (-1, self.head_dim))
 
     def _merge(self, heads: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T C"]:
         return self.o_proj(heads.transpose(1, 2).flatten(-2))

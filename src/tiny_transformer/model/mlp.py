@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tiny_transformer.config import ModelConfig
 
@@ -26,9 +28,29 @@ def explicit_gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def relu_squared(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def explicit_relu_squared(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return `max(x, 0)^2`. Source: So et al. 2021, "Primer", section 3.1."""
     return F.relu(x).square()
+
+
+class _ReluSquared(torch.autograd.Function):
+    """The same with one stored tensor, and two passes over memory backwards for four."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return torch.mul(gradients[0], positive).mul_(2)
+
+
+def _relu_squared(x: Tensor) -> Tensor:
+    return _ReluSquared.apply(x)  # pyright: ignore[reportReturnType]
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -39,10 +61,14 @@ _FUSED: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
     "relu": F.relu,
-    "relu2": relu_squared,
+    "relu2": _relu_squared,
     "swiglu": F.silu,
 }
-_EXPLICIT = _FUSED | {"gelu": explicit_gelu, "gelu_tanh": explicit_gelu_tanh}
+_EXPLICIT = _FUSED | {
+    "gelu": explicit_gelu,
+    "gelu_tanh": explicit_gelu_tanh,
+    "relu2": explicit_relu_squared,
+}
 
 
 class MLP(nn.Module):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tiny_transformer.config import ModelConfig
 
@@ -51,6 +54,30 @@ def apply_rotary(
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+class _Rotation(torch.autograd.Function):
+    """`apply_rotary` in two passes over memory each way; the way back turns by `-angle`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradients[0], cos, sin, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    turned = torch.empty_like(x)
+    first, second = x.chunk(2, dim=-1)
+    out_first, out_second = turned.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin, value=direction)
+    return turned
+
+
 class RotaryTable(nn.Module):
     """The cosines and sines of all positions, computed once; it has no parameters.
 
@@ -58,13 +85,17 @@ class RotaryTable(nn.Module):
         head_dim: width of a head, even.
         length: number of positions.
         base: base of the wavelengths.
+        explicit: rotate by `apply_rotary` instead of its faster form.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, head_dim: int, length: int, base: float = 10000.0) -> None:
+    def __init__(
+        self, head_dim: int, length: int, base: float = 10000.0, *, explicit: bool = False
+    ) -> None:
         super().__init__()
+        self.explicit = explicit
         angles = rotary_angles(torch.arange(length), head_dim, base)
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
@@ -72,7 +103,10 @@ class RotaryTable(nn.Module):
     def forward(self, x: Float[Tensor, "B H T D"], offset: int = 0) -> Float[Tensor, "B H T D"]:
         """Rotate queries or keys whose first position is `offset`."""
         end = offset + x.shape[-2]
-        return apply_rotary(x, self.cos[offset:end], self.sin[offset:end])
+        cos, sin = self.cos[offset:end], self.sin[offset:end]  # (T, D / 2) each
+        if self.explicit:
+            return apply_rotary(x, cos, sin)
+        return _Rotation.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # pyright: ignore[reportReturnType]
 
 
 class PositionalEmbedding(nn.Module):

@@ -64,7 +64,7 @@ def estimate_activations(
     | fused RMSNorm | input, 1/root, their product: `4 (2 N C + N)` |
     | explicit LayerNorm | two differences, 1/deviation, product: `4 (3 N C + N)` |
     | explicit RMSNorm | as the fused one |
-    | QK-norm | RMSNorm on queries and keys: `2 N (C + K) + N (H + H_kv)` values |
+    | QK-norm | as the norm, with `C + K` for the width and `H + H_kv` rows a token |
     | into q, k, v | the normalised input: `a N C`, which autocast copies for each of the 3 |
     | fused attention without dropout | q, k, v, output `4 a N C`, log-sums `4 N H` |
     | explicit attention | q, k, v, output `4 a N C`; mask `T^2`; softmax `4 B H T^2` |
@@ -79,8 +79,7 @@ def estimate_activations(
     PyTorch's fused attention has no dropout on a CPU: there `dropped_attention` takes over,
     which keeps three quarters of the weights, and in bfloat16 the explicit form. A GPU's kernel
     has it and keeps no `(T, T)` tensor: with dropout the estimate is too high there.
-    Rotary positions and QK-norm change the memory order of q, and the fused output is then
-    copied once more (`a N C`). Under bfloat16 the softmax without dropout is kept in both
+    Under bfloat16 the softmax without dropout is kept in both
     precisions, and a bfloat16 copy of every matrix is kept (`weight_copies`).
 
     Args:
@@ -125,7 +124,11 @@ def _saved_qk_norm(config: ModelConfig, n_tokens: int, a: int) -> int:
     """Return the bytes that the norms on one layer's queries and keys keep."""
     if not config.qk_norm:
         return 0
-    values = 2 * (config.d_model + kv_width(config)) + config.n_heads + config.kv_heads
+    width, heads = config.d_model + kv_width(config), config.n_heads + config.kv_heads
+    if config.norm == "rms_norm":
+        values = 2 * width + heads
+    else:
+        values = 3 * width + heads if config.backend == "explicit" else width + 2 * heads
     return n_tokens * values * (a if config.backend == "explicit" else _FLOAT32)
 
 
@@ -143,8 +146,7 @@ def _saved_attention(config: ModelConfig, batch_size: int, a: int) -> int:
         softmax = weights * (_FLOAT32 + (a if in_both else 0))
         dropped = 2 * a * weights if config.dropout_probability else 0
         return 4 * a * stream + T * T + softmax + dropped
-    copied = config.position == "rotary" or config.qk_norm
-    return (5 if copied else 4) * a * stream + _FLOAT32 * batch_size * T * H
+    return 4 * a * stream + _FLOAT32 * batch_size * T * H
 
 
 def _saved_inner(config: ModelConfig) -> int:
