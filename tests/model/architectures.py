@@ -31,6 +31,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "grouped": {"n_kv_heads": 2},
     "multi-query": {"n_kv_heads": 1},
     "qk-norm": {"qk_norm": True},
+    "token-window": {"token_window": 4, "scale_embeddings": True},
     "explicit": {"backend": "explicit"},
     "one-head": {"n_heads": 1},
     "llama": {

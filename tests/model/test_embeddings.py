@@ -56,3 +56,30 @@ def test_embedding_dropout_acts_in_training_only() -> None:
     kept = noisy != 0
     assert 0.4 < kept.float().mean().item() < 0.6
     assert largest_difference(noisy[kept], 2 * clean[kept]) < 1e-5
+
+
+@pytest.mark.requirement("model.token-window")
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("n_before", [0, 1, 2, 5])
+def test_a_window_adds_a_vector_for_each_earlier_token(n_before: int, scaled: bool) -> None:
+    config = tiny_config(token_window=4, position="none", scale_embeddings=scaled)
+    embeddings = Embeddings(config, Parts.for_config(config))
+    scramble(embeddings)
+    ids = token_ids(length=n_before + 6)
+    given = embeddings(ids[:, n_before:], n_before, ids[:, :n_before] if n_before else None)
+    tables = [embeddings.token.weight, *embeddings.earlier]
+    for b in range(len(ids)):
+        for t in range(6):
+            seen = reversed(ids[b, : n_before + t + 1].tolist())
+            expected = sum(table[i] for table, i in zip(tables, seen, strict=False))
+            factor = 32**0.5 if scaled else 1.0
+            assert largest_difference(given[b, t], expected * factor) < 1e-5
+
+
+@pytest.mark.requirement("model.token-window")
+def test_a_window_longer_than_the_text_is_of_no_harm() -> None:
+    config = tiny_config(token_window=9)
+    embeddings = Embeddings(config, Parts.for_config(config))
+    scramble(embeddings)
+    ids = token_ids(length=7)
+    assert torch.equal(embeddings(ids)[:, :3], embeddings(ids[:, :3]))

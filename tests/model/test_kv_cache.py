@@ -79,7 +79,7 @@ def test_the_cache_is_as_small_as_the_key_value_heads() -> None:
 
 def test_a_layer_stores_new_keys_after_the_old_ones() -> None:
     cache = KVCache(tiny_config(), 1)
-    cache.advance(3)
+    cache.advance(token_ids(length=3))
     k, v = torch.ones(1, 4, 2, 8), torch.full((1, 4, 2, 8), 2.0)
     keys, values = cache.layer(1).extend(k, v)
     assert keys.shape == values.shape == (1, 4, 5, 8)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.model.attention import MultiHeadAttention
+from tiny_transformer.model.embeddings import Embeddings
 from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
@@ -146,6 +147,17 @@ def test_what_an_attention_does_not_declare_is_refused_by_name(
 
     model = Transformer(config, Parts.for_config(config, attention=Declared))
     assert model.can_cache is False
+
+
+@pytest.mark.requirement("model.token-window")
+def test_an_embedding_that_knows_no_window_is_refused_by_name() -> None:
+    class PlainEmbeddings(Embeddings):
+        capabilities = frozenset()
+
+    config = tiny_config(token_window=2)
+    with pytest.raises(ConfigError, match=r"asks for token_window.*PlainEmbeddings"):
+        Transformer(config, Parts.for_config(config, embeddings=PlainEmbeddings))
+    Transformer(tiny_config(), Parts.for_config(tiny_config(), embeddings=PlainEmbeddings))
 
 
 def test_kv_heads_equal_to_heads_need_no_capability() -> None:

@@ -44,6 +44,7 @@ def architectures(draw: st.DrawFn) -> ModelConfig:
         norm=draw(st.sampled_from(["layer_norm", "rms_norm"])),
         position=draw(st.sampled_from(["learned", "sinusoidal", "rotary", "none"])),
         tie_weights=draw(st.booleans()),
+        token_window=draw(st.sampled_from([1, 3])),
         bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
         backend=draw(st.sampled_from(["fused", "explicit"])),
@@ -82,6 +83,7 @@ def test_every_component_has_the_parameters_of_the_real_model(config: ModelConfi
             for part, component in [
                 ("norm", "norms"),
                 ("embeddings.token", "token_embedding"),
+                ("embeddings.earlier", "token_embedding"),
                 ("embeddings.position", "positions"),
                 ("attention", "attention"),
                 ("mlp", "mlp"),

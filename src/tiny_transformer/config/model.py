@@ -50,6 +50,8 @@ class ModelConfig:
     """How the model knows where a token stands."""
     rotary_base: float = 10000.0
     """Base of the rotary and sinusoidal wavelengths."""
+    token_window: int = 1
+    """Last tokens, itself the first, whose embeddings add up to a position's first vector."""
     scale_embeddings: bool = False
     """Multiply token embeddings by the square root of d_model."""
     tie_weights: bool = True
@@ -64,7 +66,14 @@ class ModelConfig:
     """fused is fast; explicit spells every formula out and can return attention weights."""
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "d_model", "n_heads", "context_length", "vocab_size"):
+        for name in (
+            "n_layers",
+            "d_model",
+            "n_heads",
+            "context_length",
+            "vocab_size",
+            "token_window",
+        ):
             check_at_least("model", name, getattr(self, name), 1)
         if self.d_ff is not None:
             check_at_least("model", "d_ff", self.d_ff, 1)

@@ -68,10 +68,11 @@ class Decoder:
         if not self._layers:
             return self._read(ids[:, None])
         check_fits(self.cache.length, 1, self.cache.capacity)
-        x = self._model.embeddings(ids[:, None], self.cache.length)[:, 0]  # (B, C)
+        column = ids[:, None]  # (B, 1)
+        x = self._model.embed(column, self.cache)[:, 0]  # (B, C)
         for index, layer in enumerate(self._layers):
             x = layer(x, self.cache.layer(index))
-        self.cache.advance(1)
+        self.cache.advance(column)
         return self._head(self._norm(x))
 
     def _read(self, ids: Tensor) -> Tensor:

@@ -41,23 +41,54 @@ class TokenEmbedding(nn.Module):
 class Embeddings(nn.Module):
     """Token embedding plus position embedding, then dropout.
 
+    With a `token_window` of n, the n - 1 tokens before each one add a vector too, from a
+    table for each distance: what a linear layer over their concatenated embeddings could
+    give, as in Bengio et al. 2003, "A Neural Probabilistic Language Model", section 2.
+
     Args:
         config: the architecture.
         parts: gives the classes of the two embeddings.
 
-    Parameters: those of `token`, and of `position` unless positions are rotary or none.
+    Parameters: those of `token`, those of `position` unless positions are rotary or none,
+    and `earlier` of shape `(token_window - 1, vocab_size, d_model)` if that is not empty.
     """
+
+    capabilities = frozenset({"token_window"})
 
     def __init__(self, config: ModelConfig, parts: Parts) -> None:
         super().__init__()
         self.token = parts.token_embedding(config)
+        size = (config.token_window - 1, config.vocab_size, config.d_model)
+        self.earlier = nn.Parameter(torch.zeros(size)) if config.token_window > 1 else None
+        self.scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         added = config.position in ("learned", "sinusoidal")
         self.position = parts.positional_embedding(config) if added else None
         self.dropout = Dropout(config.dropout_probability)
 
-    def forward(self, ids: Int[Tensor, "B T"], offset: int = 0) -> Float[Tensor, "B T C"]:
-        """Embed ids whose first position is `offset`."""
+    def forward(
+        self, ids: Int[Tensor, "B T"], offset: int = 0, before: Int[Tensor, "B N"] | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Embed ids whose first position is `offset`, after the ids `before`, if any."""
         x = self.token(ids)
+        if self.earlier is not None:
+            x = x + self._earlier_vectors(ids if before is None else torch.cat([before, ids], 1), x)
         if self.position is not None:
             x = x + self.position(ids.shape[1], offset)  # (B, T, C) + (T, C)
         return self.dropout(x)
+
+    def _earlier_vectors(self, ids: Tensor, x: Tensor) -> Tensor:
+        """Return the sum over distances of the vectors of earlier tokens, zero before the first.
+
+        Args:
+            ids: (B, N + T), of which the last T are embedded.
+            x: (B, T, C), the result's shape.
+        """
+        length, (B, T, C) = ids.shape[1], x.shape
+        assert self.earlier is not None
+        total = x.new_zeros(B, T, C)
+        for distance, table in enumerate(self.earlier, start=1):
+            first = max(distance, length - T)  # position of the first that has such a token
+            if first < length:
+                vectors = F.embedding(ids[:, first - distance : length - distance], table)
+                total[:, T - (length - first) :] += vectors
+        return total * self.scale

@@ -37,7 +37,7 @@ def initial_std(name: str, shape: torch.Size, config: ModelConfig) -> float | No
         if config.residual_init == "zero":
             return 0.0
         return STD / math.sqrt(2 * config.n_layers)
-    if name.endswith("token.weight") and config.scale_embeddings:
+    if name.endswith(("token.weight", "embeddings.earlier")) and config.scale_embeddings:
         return 1 / math.sqrt(config.d_model)
     return STD
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tiny_transformer.config import ModelConfig
@@ -32,6 +32,7 @@ class KVCache:
 
     Attributes:
         length: tokens held; positions `0 .. length - 1` are filled.
+        ids: the last tokens, as many as the embedding of the next one looks back.
     """
 
     def __init__(
@@ -53,18 +54,23 @@ class KVCache:
         self.values = torch.zeros(size, dtype=dtype, device=device)
         self.capacity = config.context_length
         self.length = 0
+        self.ids = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)  # (B, N)
+        self._n_ids = config.token_window - 1
 
     def layer(self, index: int) -> LayerCache:
         """Return the view of one layer that its attention reads and extends."""
         return LayerCache(self.keys[index], self.values[index], self.length)
 
-    def advance(self, n_tokens: int) -> None:
-        """Count `n_tokens` as held, once every layer has appended them."""
-        self.length += n_tokens
+    def advance(self, ids: Int[Tensor, "B T"]) -> None:
+        """Count the tokens `ids` as held, once every layer has appended them."""
+        self.length += ids.shape[1]
+        if self._n_ids:
+            self.ids = torch.cat([self.ids, ids], dim=1)[:, -self._n_ids :]
 
     def clear(self) -> None:
         """Forget everything; the room is kept."""
         self.length = 0
+        self.ids = self.ids[:, :0]
 
 
 @dataclass(frozen=True)

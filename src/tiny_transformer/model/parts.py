@@ -18,11 +18,12 @@ from tiny_transformer.model.positional import PositionalEmbedding
 from tiny_transformer.model.transformer_block import TransformerBlock
 from tiny_transformer.runtime.errors import ConfigError, suggest
 
-# What an attention class must declare in `capabilities` before a config may use it.
+# What a part must declare in `capabilities` before a config may use it.
 _NEEDED = {
-    "rotary": lambda config: config.position == "rotary",
-    "grouped_heads": lambda config: config.kv_heads != config.n_heads,
-    "qk_norm": lambda config: config.qk_norm,
+    "rotary": ("attention", lambda config: config.position == "rotary"),
+    "grouped_heads": ("attention", lambda config: config.kv_heads != config.n_heads),
+    "qk_norm": ("attention", lambda config: config.qk_norm),
+    "token_window": ("embeddings", lambda config: config.token_window > 1),
 }
 
 
@@ -33,7 +34,8 @@ class Parts:
     A replacement takes the same constructor arguments, maps the same shapes, and names
     its parameters alike, so that weights load across. An attention class that can do
     more than map `(B, T, C) -> (B, T, C)` lists what in a set `capabilities`:
-    `kv_cache`, `grouped_heads`, `rotary`, `qk_norm`, `weights`.
+    `kv_cache`, `grouped_heads`, `rotary`, `qk_norm`, `weights`; an embeddings class may
+    list `token_window`.
 
     Attributes:
         norm: `norm(dim, eps=..., bias=...)`.
@@ -79,11 +81,12 @@ class Parts:
         return capability in getattr(self.attention, "capabilities", ())
 
     def check(self, config: ModelConfig) -> None:
-        """Raise `ConfigError` where `config` asks for what the attention cannot do."""
-        for capability, needed in _NEEDED.items():
-            if needed(config) and not self.attention_can(capability):
-                name = getattr(self.attention, "__name__", repr(self.attention))
+        """Raise `ConfigError` where `config` asks for what a part does not declare."""
+        for capability, (field, needed) in _NEEDED.items():
+            part = getattr(self, field)
+            if needed(config) and capability not in getattr(part, "capabilities", ()):
+                name = getattr(part, "__name__", repr(part))
                 raise ConfigError(
-                    f"The config asks for {capability}, but the attention part {name} does not "
+                    f"The config asks for {capability}, but the {field} part {name} does not "
                     f"list {capability!r} in its `capabilities`. Change the config, or add it."
                 )

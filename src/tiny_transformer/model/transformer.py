@@ -68,15 +68,22 @@ class Transformer(nn.Module):
         past = 0 if cache is None else cache.length
         length = ids.shape[1]
         check_fits(past, length, self.config.context_length)
-        x = self.embeddings(ids, past)  # (B, T, C)
+        x = self.embed(ids, cache)  # (B, T, C)
         for index, block in enumerate(self.blocks):
             x = block(x) if cache is None else block(x, cache=cache.layer(index))
         if cache is not None:
-            cache.advance(length)
+            cache.advance(ids)
         if last_only:
             x = x[:, -1:]
         logits = self.lm_head(self.final_norm(x))  # (B, T, V)
         return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+    def embed(self, ids: Int[Tensor, "B T"], cache: KVCache | None) -> Float[Tensor, "B T C"]:
+        """Return the first vectors of `ids`, which come after those in the cache."""
+        past = 0 if cache is None else cache.length
+        if cache is None or self.config.token_window == 1:
+            return self.embeddings(ids, past)
+        return self.embeddings(ids, past, cache.ids)
 
     def n_parameters(self, *, embeddings: bool = True) -> int:
         """Return the number of parameters, shared ones once.

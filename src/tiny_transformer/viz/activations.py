@@ -59,7 +59,7 @@ def estimate_activations(
 
     | operation | kept |
     |---|---|
-    | embeddings | ids `8 N`; with dropout its mask `4 N C` |
+    | embeddings | ids `8 N` for each token of the window; with dropout its mask `4 N C` |
     | fused LayerNorm (`2 L + 1` of them) | input, mean, 1/deviation: `4 (N C + 2 N)` |
     | fused RMSNorm | input, 1/root, their product: `4 (2 N C + N)` |
     | explicit LayerNorm | two differences, 1/deviation, product: `4 (3 N C + N)` |
@@ -102,7 +102,8 @@ def estimate_activations(
     matrices = block_matrix_parameters(config) + config.vocab_size * C
     inner = _saved_inner(config) * N * config.feed_forward_width
     return ActivationEstimate(
-        embeddings=_INT64 * N + (_FLOAT32 * N * C if config.dropout_probability else 0),
+        embeddings=_INT64 * N * config.token_window
+        + (_FLOAT32 * N * C if config.dropout_probability else 0),
         norms=(2 * L + 1) * _FLOAT32 * _saved_norm(config, N) + L * _saved_qk_norm(config, N, a),
         attention=L * (a * copies * N * C + _saved_attention(config, batch_size, a)),
         mlp=L * a * (mlp_copies * N * C + inner),

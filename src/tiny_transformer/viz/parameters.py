@@ -13,7 +13,7 @@ class ParameterCount:
     """Number of parameters of each component over all layers; shared weights count once."""
 
     token_embedding: int
-    """`V C`."""
+    """`V C` for each token of the window."""
     positions: int
     """`T C` where positions are learned, else 0."""
     attention: int
@@ -47,7 +47,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     norm = 2 * C if config.norm == "layer_norm" and config.bias else C
     qk_norm = 2 * config.head_dim if config.qk_norm else 0
     return ParameterCount(
-        token_embedding=table,
+        token_embedding=config.token_window * table,
         positions=config.context_length * C if config.position == "learned" else 0,
         attention=L * (_attention_matrices(config) + config.bias * attention_biases),
         mlp=L * (_mlp_matrices(config) + config.bias * mlp_biases),
@@ -87,13 +87,15 @@ def flops_per_token(config: ModelConfig) -> int:
     weighted sum in each layer, three times as much with backward. The causal mask is not
     deducted, so that numbers compare with the literature.
 
-    N is every parameter, shared ones once, without an untied token table: that is looked
-    up and multiplies nothing. The base config: 22.6 million operations a token.
+    N is every parameter, shared ones once, without the token tables that are not tied to the
+    output: they are looked up and multiply nothing. The base config: 22.6 million operations
+    a token.
 
     Source: Kaplan et al. 2020, "Scaling Laws for Neural Language Models", section 2.1 (who
     leave out all embeddings); Chowdhery et al. 2022, "PaLM", appendix B.
     """
     count = count_parameters(config)
-    looked_up = 0 if config.tie_weights else count.token_embedding
+    table = config.vocab_size * config.d_model
+    looked_up = count.token_embedding - (table if config.tie_weights else 0)
     attention = 12 * config.n_layers * config.context_length * config.d_model
     return 6 * (count.total - looked_up) + attention
