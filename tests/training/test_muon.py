@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_transformer.training.muon import Muon, orthogonalize
+from tiny_transformer.training.muon import Muon, _iterate, orthogonalize
 
 pytestmark = pytest.mark.requirement("training.muon")
 
@@ -50,6 +50,19 @@ def test_a_matrix_does_not_depend_on_those_beside_it() -> None:
     stack = torch.randn(6, 12, 20, generator=torch.Generator().manual_seed(4))
     alone = torch.cat([orthogonalize(matrix[None]) for matrix in stack])
     assert torch.allclose(orthogonalize(stack), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (20, 40)])
+def test_the_short_way_for_long_matrices_gives_what_the_plain_one_does(
+    shape: tuple[int, int],
+) -> None:
+    stack = torch.randn(3, *shape, generator=torch.Generator().manual_seed(6))
+    stack[1, :, 3:] *= 1e-3  # a few directions far above the rest
+    tall = shape[0] > shape[1]
+    rows = stack.mT if tall else stack
+    exact = _iterate(rows.double() / rows.double().norm(dim=(-2, -1), keepdim=True))
+    found = orthogonalize(stack).double()
+    assert torch.allclose(found.mT if tall else found, exact, atol=1e-3)
 
 
 def test_zeros_stay_zeros() -> None:

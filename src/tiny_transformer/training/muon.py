@@ -30,17 +30,42 @@ def orthogonalize(matrices: Float[Tensor, "N rows cols"]) -> Float[Tensor, "N ro
         The dtype of `matrices`; five Newton-Schulz iterations in it, bfloat16 on a GPU.
         Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
-    a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
+    long = x.shape[-1] >= 2 * x.shape[-2]
     if x.device.type == "cuda":
         x = x.bfloat16()
+        long = False  # bfloat16 has not the digits for it
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(_EPS)
+    x = _iterate_on_gram(x) if long else _iterate(x)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _iterate(x: Tensor) -> Tensor:
+    """Apply `x -> (a + b G + c G^2) x`, with `G = x x^T`, five times."""
+    a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.mT  # (N, rows, rows) of the shorter side
+        gram = x @ x.mT  # (N, rows, rows)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x
+
+
+def _iterate_on_gram(x: Tensor) -> Tensor:
+    """Compute the same from `G` alone, whose polynomials commute, and touch x twice.
+
+    For matrices of four times as many columns as rows, 25 products of (rows, rows) for 45.
+    """
+    a, b, c = _COEFFICIENTS
+    gram, factor = x @ x.mT, None
+    for iteration in range(_ITERATIONS):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        factor = polynomial if factor is None else polynomial @ factor
+        if iteration < _ITERATIONS - 1:
+            gram = polynomial @ gram @ polynomial
+    assert factor is not None
+    return factor @ x
 
 
 class Muon(torch.optim.Optimizer):
