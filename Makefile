@@ -53,9 +53,9 @@ lint: ## style, docstrings, types and shell scripts
 	@$(PY) -m basedpyright
 	@.venv/bin/shellcheck .ci/run tools/*.sh
 
-bench: ## measure training, tokenizer and generation speed beside Hugging Face's GPT-2
+bench: ## measure speed and memory beside other projects; writes the table of docs/performance.md
 	$(SETUP) bench
-	@$(PY) -m benchmarks
+	@$(PY) -m tiny_transformer bench --markdown docs/performance.md
 
 status: ## write docs/status.md: each requirement and the tests that prove it
 	$(SETUP) run

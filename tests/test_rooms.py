@@ -21,6 +21,7 @@ FLOORS = [
     "cli",
     "course",
     "serving",
+    "bench",
     "interop",
     "training",
     "evaluation",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_transformer.cli.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 SCRIPTS = [ROOT / ".ci" / "run", *sorted((ROOT / "tools").glob("*.sh"))]
@@ -123,8 +125,8 @@ def test_each_target_runs_only_what_exists() -> None:
         assert planned.returncode == 0, planned.stderr
         for path in re.findall(r"\b(?:tools|configs|\.ci)/[\w./-]*\w", planned.stdout):
             assert (ROOT / path).exists(), f"make {target} needs {path}"
-        for module in re.findall(r"-m (benchmarks[\w.]*)", planned.stdout):
-            assert (ROOT / module.replace(".", "/") / "__main__.py").exists(), f"make {target}"
+        for command in re.findall(r"-m tiny_transformer (\w+)", planned.stdout):
+            assert command in COMMANDS, f"make {target}"
 
 
 @pytest.mark.parametrize("module", [[], ["MODULE=modell"]])

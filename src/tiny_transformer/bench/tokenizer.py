@@ -12,16 +12,18 @@ All of them produce the same 99-token ids. The peers:
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Budget, Rate, in_turns, rate_for
+from tiny_transformer.bench.measure import Budget, Rate, in_turns, rate_for
+from tiny_transformer.bench.report import OURS, Row, section_rows
 from tiny_transformer.data import resolve_corpus
 from tiny_transformer.text import CharTokenizer, normalize_text
 
-OURS, DICT, RUST, CEILING = "this project", "Python dict", "tokenizers (Rust)", "bytes.translate"
+DICT, RUST, CEILING = "Python dict", "tokenizers (Rust)", "bytes.translate"
 Codec = tuple[Callable[[str], Any], Callable[[Any], str]]
 
 
@@ -36,22 +38,24 @@ def codecs() -> dict[str, Codec]:
     """Return for each subject the function that encodes and the one that decodes."""
     ours = CharTokenizer()
     id_of = {token: index for index, token in enumerate(ours.tokens)}
-    rust = _rust(id_of)
     to_ids = bytes(id_of.get(chr(byte), 1) for byte in range(256))
     to_text = bytes(ord(token) for token in ours.tokens[2:]).rjust(len(ours.tokens), b"?")
     to_text = to_text.ljust(256, b"?")
-    return {
+    subjects: dict[str, Codec] = {
         OURS: (ours.encode, ours.decode),
         DICT: (
             lambda text: [id_of.get(character, 1) for character in text],
             lambda ids: "".join([ours.tokens[i] for i in ids]),
         ),
-        RUST: (lambda text: rust.encode_batch_fast([text])[0].ids, rust.decode),
         CEILING: (
             lambda text: np.frombuffer(text.encode("ascii").translate(to_ids), np.uint8),
             lambda ids: ids.tobytes().translate(to_text).decode("ascii"),
         ),
     }
+    if importlib.util.find_spec("tokenizers") is not None:
+        rust = _rust(id_of)
+        subjects[RUST] = (lambda text: rust.encode_batch_fast([text])[0].ids, rust.decode)
+    return subjects
 
 
 def _rust(id_of: dict[str, int]) -> Any:
@@ -78,3 +82,13 @@ def measure_tokenizers(
             lambda: decode(ids), len(text), budget.seconds
         )
     return in_turns(encoders, budget.rounds), in_turns(decoders, budget.rounds)
+
+
+def tokenizer_rows(budget: Budget, *, corpus: str = "shakespeare") -> list[Row]:
+    """Return the speed of encoding and of decoding."""
+    encoding, decoding = measure_tokenizers(budget, corpus=corpus)
+    rows = []
+    for section, rates in (("encoding", encoding), ("decoding", decoding)):
+        title = f"{section}, {budget.characters:,} characters"
+        rows += section_rows(title, "MB/s", rates, ours=OURS, scale=1e6)
+    return rows

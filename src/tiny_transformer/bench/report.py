@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.measure import Rate, ratio
+from tiny_transformer.bench.measure import Rate, ratio
 from tiny_transformer.runtime.environment import package_version, processor_name
 
-_PACKAGES = ("tiny-transformer", "torch", "transformers", "tokenizers", "numpy")
+OURS = "this project"
+_BEGIN, _END = "<!-- tiny bench: begin -->", "<!-- tiny bench: end -->"
+_PACKAGES = (
+    *("tiny-transformer", "torch", "numpy"),
+    *("transformers", "x-transformers", "tokenizers"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def describe_machine() -> dict[str, Any]:
 
 def machine_line(machine: Mapping[str, Any]) -> str:
     """Return the description of the machine as one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    packages = machine["packages"].items()
+    versions = ", ".join(f"{name} {version}" for name, version in packages if version)
     load = machine["load_average"]
     busy = "" if load is None else f"; load average at the start {load:.1f}"
     return (
@@ -153,6 +158,32 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def format_markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as one Markdown table a section."""
+    lines: list[str] = []
+    section = None
+    for row in rows:
+        if row.section != section:
+            section = row.section
+            lines += ["", f"**{section}**", "", "| | median | least to most | ours / this | |"]
+            lines += ["|---|---|---|---|---|"]
+        samples = row.rate.samples
+        spread = f"{_number(min(samples))} to {_number(max(samples))}"
+        median = f"{_number(row.rate.median)} {row.unit}"
+        ours = _ratio_cell(row).replace("..", "to")
+        lines.append(f"| {row.subject} | {median} | {spread} | {ours} | {row.note} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def put_into_page(page: str, table: str) -> str:
+    """Return a Markdown page with `table` between its two marks, or the table alone."""
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        return table
+    return f"{before}{begin}\n\n{table}\n{end}{after}"
+
+
 def to_json(rows: Iterable[Row], machine: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return the whole report as JSON-ready values."""
     return {
@@ -160,8 +191,3 @@ def to_json(rows: Iterable[Row], machine: Mapping[str, Any], seconds: float) -> 
         "seconds": round(seconds, 1),
         "rows": [row.to_dict() for row in rows],
     }
-
-
-def say(text: str) -> None:
-    """Show progress on standard error, where it does not mix with the report."""
-    print(text, file=sys.stderr, flush=True)

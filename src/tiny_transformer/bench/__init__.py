@@ -1,0 +1,1 @@
+"""How fast, beside whom: rates in turns, ratios in pairs, and a table."""
