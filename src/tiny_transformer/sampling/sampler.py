@@ -100,13 +100,15 @@ def generate_tokens(
     device = model.lm_head.weight.device
     reader = Decoder(model, n_samples) if use_cache and model.can_cache else _Reread(model)
     uniforms = _uniforms(config.seed, n_samples)
+    excluded = torch.tensor(list(forbidden), dtype=torch.int64)
     seen = [torch.tensor([list(prompt)] * n_samples, device=device)]  # (B, T), then (B, 1)
     length = len(prompt)  # of what the model looks at
     for _ in range(config.max_new_tokens):
         with _evaluating(model):
             logits = reader.start(seen[0]) if len(seen) == 1 else reader.step(seen[-1][:, 0])
-        probabilities = next_token_probabilities(logits.cpu(), config, forbidden)
-        chosen = draw(probabilities, next(uniforms))
+            probabilities = next_token_probabilities(logits.cpu(), config, excluded)
+            drawn = draw(probabilities, next(uniforms))
+        chosen = drawn.clone()  # a tensor like any other, outside of inference mode
         yield chosen
         seen.append(chosen[:, None].to(device))
         length += 1

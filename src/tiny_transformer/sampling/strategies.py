@@ -5,6 +5,7 @@ Order: forbidden tokens, temperature, top-k, top-p, draw.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,11 +16,12 @@ from tiny_transformer.config import SamplingConfig
 from tiny_transformer.runtime.errors import DivergedError
 
 
-def forbid(logits: Float[Tensor, "B V"], ids: Sequence[int]) -> Float[Tensor, "B V"]:
+def forbid(logits: Float[Tensor, "B V"], ids: Sequence[int] | Tensor) -> Float[Tensor, "B V"]:
     """Give the tokens `ids` probability zero."""
-    if not ids:
+    if not len(ids):
         return logits
-    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), float("-inf"))
+    index = torch.as_tensor(ids, dtype=torch.int64, device=logits.device)
+    return logits.index_fill(-1, index, float("-inf"))
 
 
 def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
@@ -53,7 +55,7 @@ def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
 
 
 def next_token_probabilities(
-    logits: Float[Tensor, "B V"], config: SamplingConfig, forbidden: Sequence[int] = ()
+    logits: Float[Tensor, "B V"], config: SamplingConfig, forbidden: Sequence[int] | Tensor = ()
 ) -> Float[Tensor, "B V"]:
     """Return the distribution that the next token is drawn from, float64.
 
@@ -62,7 +64,7 @@ def next_token_probabilities(
     """
     logits = forbid(logits.double(), forbidden)
     largest = logits.max(dim=-1, keepdim=True).values  # NaN if any logit is
-    if not bool(torch.isfinite(largest).all()):
+    if not math.isfinite(largest.sum().item()):  # one row that is not finite is enough
         raise DivergedError("The model's logits are not finite numbers: its weights are unusable.")
     if config.temperature == 0:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
