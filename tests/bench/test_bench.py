@@ -160,7 +160,8 @@ def test_every_part_of_the_report_runs(everyone: list[peers.Peer]) -> None:
     compared = [row.subject for row in rows if row.ours is not None]
     names = [peer.name for peer in everyone]
     codecs = [tokenizers.DICT, tokenizers.CEILING, tokenizers.RUST]
-    assert compared == [*names, *codecs * 2, *names * 2]
+    assert names[-1] == "nanoGPT"  # which writes one text at a time
+    assert compared == [*names, *codecs * 2, *names, *names[:-1]]
     machine = report.describe_machine()
     assert json.loads(json.dumps(report.to_json(rows, machine, 1.0)))["rows"][0]["median"] > 0
     text = report.format_table(rows) + report.machine_line(machine)

@@ -34,7 +34,7 @@ def measure_generation(
     """Return tokens a second of all streams together, for every model."""
     new_tokens = min(budget.new_tokens, config.context_length - 1)
     generators = {OURS: ours_generator(config, n_streams, new_tokens)}
-    for peer in peers:
+    for peer in peers if n_streams == 1 else [peer for peer in peers if peer.batches]:
         generators[peer.name] = peer.generator(config, n_streams, new_tokens)
     subjects: dict[str, Callable[[], float]] = {
         name: lambda generate=generate: rate_of(generate, n_streams * new_tokens)

@@ -33,11 +33,13 @@ class Peer:
         trained: builds it, and a function from ids `(B, T)` to logits `(B, T, V)`.
         generator: of (config, streams, new tokens), returns a function that samples so many
             tokens after one, with a key-value cache if it has one, and returns their number.
+        batches: whether it is used for many streams at once.
     """
 
     name: str
     trained: Callable[[ModelConfig], tuple[nn.Module, Logits]]
     generator: Callable[[ModelConfig, int, int], Callable[[], int]]
+    batches: bool = True
 
 
 def available_peers(nanogpt: Path | None = None) -> tuple[list[Peer], list[str]]:
@@ -197,7 +199,7 @@ def _nanogpt(folder: Path) -> Peer:
         prompt = torch.full((n_streams, 1), PROMPT)
         return lambda: model.generate(prompt, new_tokens).numel() - prompt.numel()
 
-    return Peer("nanoGPT", trained, generator)
+    return Peer("nanoGPT", trained, generator, batches=False)  # its sample.py writes one by one
 
 
 def _load_nanogpt(folder: Path) -> ModuleType:

@@ -2,7 +2,7 @@
 
 Notable: matrices of one shape are made orthogonal together, in float32 on a CPU, where
 `torch.optim.Muon` takes one at a time in bfloat16, which few CPUs compute in: its step was
-four times as long as this one's on a processor without (docs/experiments.md).
+nine times as long as this one's on a processor without (docs/experiments.md).
 """
 
 from __future__ import annotations
