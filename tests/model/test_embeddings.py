@@ -67,11 +67,13 @@ def test_a_window_adds_a_vector_for_each_earlier_token(n_before: int, scaled: bo
     scramble(embeddings)
     ids = token_ids(length=n_before + 6)
     given = embeddings(ids[:, n_before:], n_before, ids[:, :n_before] if n_before else None)
-    tables = [embeddings.token.weight, *embeddings.earlier]
+    assert embeddings.earlier is not None
+    tables = [embeddings.get_parameter("token.weight"), *embeddings.earlier]
     for b in range(len(ids)):
         for t in range(6):
             seen = reversed(ids[b, : n_before + t + 1].tolist())
-            expected = sum(table[i] for table, i in zip(tables, seen, strict=False))
+            rows = [table[i] for table, i in zip(tables, seen, strict=False)]
+            expected = torch.stack(rows).sum(dim=0)
             factor = 32**0.5 if scaled else 1.0
             assert largest_difference(given[b, t], expected * factor) < 1e-5
 

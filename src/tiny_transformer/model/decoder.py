@@ -87,9 +87,9 @@ class _Layer:
         assert isinstance(attention, MultiHeadAttention) and isinstance(mlp, MLP)
         self._norm1, self._norm2 = _norm(block.norm1), _norm(block.norm2)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        biases = [p.bias for p in projections if p.bias is not None]
+        biases: list[Tensor] = [p.bias for p in projections if p.bias is not None]
         self._qkv = _linear(
-            torch.cat([p.weight for p in projections]),
+            torch.cat(tuple(p.weight for p in projections)),
             torch.cat(biases) if biases else None,
             columns,
         )
@@ -163,7 +163,7 @@ def _is_reference(model: Transformer) -> bool:
 
 
 def _norms(model: Transformer) -> list[nn.Module]:
-    norms = [model.final_norm]
-    for block in model.blocks:
-        norms += [block.norm1, block.norm2]  # pyright: ignore[reportArgumentType]
-    return norms
+    return [
+        model.get_submodule("final_norm"),
+        *(block.get_submodule(name) for block in model.blocks for name in ("norm1", "norm2")),
+    ]

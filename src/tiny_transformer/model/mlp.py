@@ -44,7 +44,9 @@ class _ReluSquared(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> Tensor:
         (positive,) = ctx.saved_tensors
         return torch.mul(gradients[0], positive).mul_(2)
 
