@@ -97,6 +97,23 @@ def test_other_parts_are_called_as_they_are() -> None:
     assert largest_difference(whole(model, ids), whole(tiny_model(config), ids)) > 1e-2
 
 
+class DoubledLinear(torch.nn.Linear):
+    """A projection that is not the reference's, inside an attention that is."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return 2 * super().forward(input)
+
+
+def test_a_module_put_inside_a_part_is_called_as_it_is() -> None:
+    model, ids = tiny_model(tiny_config()), token_ids()
+    before = whole(model, ids)
+    attention = model.blocks[0].attention
+    assert isinstance(attention, MultiHeadAttention)
+    attention.v_proj.__class__ = DoubledLinear
+    assert largest_difference(whole(model, ids), before) > 1e-2
+    assert largest_difference(decoded(model, ids), whole(model, ids)) < 2e-5
+
+
 def test_a_pytorch_hook_sees_every_token() -> None:
     model, ids, seen = tiny_model(tiny_config()), token_ids(), []
     model.blocks[1].register_forward_hook(lambda *_: seen.append(1))

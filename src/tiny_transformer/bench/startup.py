@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,7 +47,7 @@ def _until_first_update(corpus: str) -> float:
         log = Path(folder) / "run" / "log.jsonl"
         began = time.perf_counter()
         process = subprocess.Popen(
-            [*_TINY, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ
+            [*_TINY, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         try:
             while process.poll() is None:

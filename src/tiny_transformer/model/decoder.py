@@ -16,16 +16,21 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tiny_transformer.model.attention import MultiHeadAttention
+from tiny_transformer.model.dropout import Dropout
 from tiny_transformer.model.kv_cache import KVCache, LayerCache, check_fits
 from tiny_transformer.model.layer_norm import LayerNorm, RMSNorm
 from tiny_transformer.model.mlp import MLP
-from tiny_transformer.model.positional import apply_rotary
+from tiny_transformer.model.positional import RotaryTable, apply_rotary
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.model.transformer_block import TransformerBlock
 
 _COLUMNS_FROM = 12  # sequences; below, products with rows are the faster ones
 _FUSED_UP_TO = 8  # query heads of all sequences; above, two plain products are faster
 
+_REFERENCE = {
+    *(TransformerBlock, MultiHeadAttention, MLP, LayerNorm, RMSNorm, RotaryTable),
+    *(Dropout, nn.Linear),
+}
 Function = Callable[[Tensor], Tensor]
 
 
@@ -33,10 +38,10 @@ class Decoder:
     """Continues sequences with a model whose attention can cache, token by token.
 
     Args:
-        model: any parts; where one is not the reference's, or a module is watched by a
-            PyTorch hook, a step is the model's own forward pass. The weights are read when
-            the decoder is built: a training step between two tokens would go unnoticed in
-            part.
+        model: in evaluation mode, of any parts; where a module is not the reference's, or is
+            watched by a PyTorch hook, a step is the model's own forward pass. The weights are
+            read when the decoder is built: a training step between two tokens would go
+            unnoticed in part.
         batch_size: sequences side by side.
 
     Attributes:
@@ -152,18 +157,7 @@ def _norm(norm: nn.Module) -> Function:
 
 
 def _is_reference(model: Transformer) -> bool:
-    """Return whether every part is the reference's own and no one watches its modules."""
-    reference = (
-        all(type(block) is TransformerBlock for block in model.blocks)
-        and all(type(block.attention) is MultiHeadAttention for block in model.blocks)
-        and all(type(block.mlp) is MLP for block in model.blocks)
-        and all(type(m) in (LayerNorm, RMSNorm) for m in _norms(model))
-    )
-    return reference and not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-def _norms(model: Transformer) -> list[nn.Module]:
-    return [
-        model.get_submodule("final_norm"),
-        *(block.get_submodule(name) for block in model.blocks for name in ("norm1", "norm2")),
-    ]
+    """Return whether every module is the reference's own, and no one watches any."""
+    modules = [model.final_norm, model.lm_head, *(m for b in model.blocks for m in b.modules())]
+    watched = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    return not watched and all(type(module) in _REFERENCE for module in modules)
