@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from tiny_transformer.config import ModelConfig, OptimizerConfig
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import CheckpointError
 from tiny_transformer.training.optimizer import Optimizer
+from tiny_transformer.training.uncompiled import AdamW
 
 ADAMW = OptimizerConfig(learning_rate=0.01)
 MUON = OptimizerConfig(name="muon", learning_rate=0.01)
@@ -292,3 +295,38 @@ def test_state_that_lacks_anything_is_refused_by_name(config: OptimizerConfig) -
         with pytest.raises(CheckpointError) as refused:
             Optimizer(build(), config).load_state_tensors(rest)
         assert key.rpartition("/")[0] in str(refused.value)
+
+
+@pytest.mark.requirement("training.starts-soon")
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_an_update_does_not_import_the_compiler(name: str) -> None:
+    program = f"""
+import sys, torch
+from torch import nn
+from tiny_transformer.config import OptimizerConfig
+from tiny_transformer.training.optimizer import Optimizer
+model = nn.ModuleDict({{"blocks": nn.Linear(2, 2)}})
+optimizer = Optimizer(model, OptimizerConfig(name={name!r}))
+model["blocks"](torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert model["blocks"].weight.grad is None
+print([name for name in sys.modules if name.startswith("torch._dynamo")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_adamw_is_pytorchs_own_bit_for_bit() -> None:
+    ours, theirs = build(), build()
+    one = AdamW(ours.parameters(), lr=0.01, weight_decay=0.1, fused=True)
+    other = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1, fused=True)
+    for step in range(3):
+        for model, optimizer in ((ours, one), (theirs, other)):
+            set_gradients(model, step)
+            optimizer.step()
+    assert all(torch.equal(w, weights(theirs)[name]) for name, w in weights(ours).items())
+    one.zero_grad()
+    assert all(parameter.grad is None for parameter in ours.parameters())

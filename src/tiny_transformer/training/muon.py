@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tiny_transformer.training.uncompiled import Uncompiled
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPS = 1e-7
@@ -68,7 +70,7 @@ def _iterate_on_gram(x: Tensor) -> Tensor:
     return factor @ x
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Uncompiled):
     """Nesterov momentum, made orthogonal, with decoupled weight decay.
 
     Args:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tiny_transformer.config import OptimizerConfig
 from tiny_transformer.runtime.errors import CheckpointError
 from tiny_transformer.training.muon import Muon
+from tiny_transformer.training.uncompiled import AdamW
 
 
 class Optimizer:
@@ -42,7 +43,7 @@ class Optimizer:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
+            AdamW(
                 [group for group in groups if group["params"]],
                 lr=config.learning_rate,
                 betas=(config.beta1, config.beta2),
@@ -144,7 +145,7 @@ class Optimizer:
 
 
 _STATE_KEYS: dict[type[torch.optim.Optimizer], set[str]] = {
-    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    AdamW: {"step", "exp_avg", "exp_avg_sq"},
     Muon: {"momentum_buffer"},
 }
 
