@@ -80,6 +80,8 @@ class TrainingConfig:
     """Windows per optimizer step."""
     accumulation_steps: int = 1
     """Micro-batches that a batch is cut into, to save memory; divides batch_size."""
+    shards: int | None = None
+    """Parts of a micro-batch computed side by side on a CPU's threads; None suits the machine."""
     eval_every: int = 200
     """Steps between evaluations on the whole validation part; 0 evaluates only at the end."""
     eval_batch_size: int = 32
@@ -112,6 +114,8 @@ class TrainingConfig:
             check_at_least("training", name, getattr(self, name), 0)
         if self.stop_at is not None:
             check_at_least("training", "stop_at", self.stop_at, 1)
+        if self.shards is not None:
+            check_at_least("training", "shards", self.shards, 1)
         check_finite("training", "grad_clip", self.grad_clip)
         check(
             self.grad_clip >= 0,
@@ -122,6 +126,13 @@ class TrainingConfig:
             f"training.batch_size is {self.batch_size} and training.accumulation_steps is "
             f"{self.accumulation_steps}: micro-batches must be of equal size, so "
             "accumulation_steps must divide batch_size.",
+        )
+        windows = self.batch_size // self.accumulation_steps
+        check(
+            windows % (self.shards or 1) == 0,
+            f"training.shards is {self.shards} and a micro-batch has {windows} windows "
+            "(batch_size / accumulation_steps): shards must be of equal size, so shards must "
+            "divide it.",
         )
 
     @property

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tiny_transformer.runtime.random_state import current_generator
+
 _LEVELS = 256
 
 
@@ -24,8 +26,8 @@ def dropout(x: Float[Tensor, "*shape"], probability: float) -> Float[Tensor, "*s
     Args:
         x: any shape.
         probability: 0 to below 1; on a CPU it counts as the nearest multiple of 1/256
-            (`ModelConfig.dropout_probability` is one). Draws come from PyTorch's global
-            generator.
+            (`ModelConfig.dropout_probability` is one). Draws come from the thread's own
+            generator if it has one, and else from PyTorch's global one.
 
     Source: Srivastava et al. 2014, "Dropout", section 4, in the inverted form.
     """
@@ -41,7 +43,9 @@ def draw_kept(shape: Sequence[int], probability: float) -> tuple[Bool[Tensor, "*
     """Draw which elements stay, on the CPU; return that, and what they are multiplied by."""
     zeroed = round(probability * _LEVELS)  # of 256 equally likely bytes
     size = math.prod(shape)
-    draws = torch.empty(-(-size // 8), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty(-(-size // 8), dtype=torch.int64).random_(
+        -(2**63), None, generator=current_generator()
+    )
     keep = (draws.view(torch.uint8)[:size] >= zeroed).view(torch.Size(shape))
     return keep, _LEVELS / (_LEVELS - zeroed)
 

@@ -55,12 +55,19 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_numerics(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return what the exact bits of a run depend on beside its config, as JSON-ready values."""
+def describe_numerics(device: torch.device, precision: str, shards: int = 1) -> dict[str, Any]:
+    """Return what the exact bits of a run depend on beside its config, as JSON-ready values.
+
+    Args:
+        device: where the model is.
+        precision: as resolved for the device.
+        shards: parts of a micro-batch that are computed side by side.
+    """
     on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "shards": shards,
         "device": str(device),
         "precision": precision,
         "processor": processor_name(),
@@ -78,13 +85,13 @@ def changed_numerics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     ]
 
 
-def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str, shards: int = 1) -> dict[str, Any]:
     """Return what a run was made with, as JSON-ready values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        **describe_numerics(device, precision),
+        **describe_numerics(device, precision, shards),
         "packages": {name: package_version(name) for name in _PACKAGES},
         "git_commit": git_commit(),
         "git_dirty": git_dirty(),

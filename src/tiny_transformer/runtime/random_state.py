@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
+
+_own = threading.local()
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -48,6 +51,21 @@ def forked_rng(*parts: int | str, device: torch.device | None = None) -> Iterato
         with torch.random.fork_rng(devices=[index], device_type=kind):
             torch.manual_seed(derive_seed(*parts))
             yield
+
+
+@contextlib.contextmanager
+def own_generator(*parts: int | str) -> Iterator[None]:
+    """Let `current_generator` return a generator seeded from `parts`, on this thread alone."""
+    _own.generator = generator(*parts)
+    try:
+        yield
+    finally:
+        _own.generator = None
+
+
+def current_generator() -> torch.Generator | None:
+    """Return the generator of this thread's `own_generator`; None stands for the global one."""
+    return getattr(_own, "generator", None)
 
 
 @contextlib.contextmanager

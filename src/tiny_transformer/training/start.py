@@ -20,7 +20,7 @@ from tiny_transformer.training.weights import joint_hash, named_weights, tensor_
 def create_folder(state: TrainingState) -> RunFolder:
     """Make the folder of a new run, with its config, environment and vocabulary."""
     folder = RunFolder.create(state.config.runs_dir, state.config.run_name)
-    environment = describe_environment(state.device, state.precision)
+    environment = describe_environment(state.device, state.precision, state.n_shards)
     with folder.removed_on_failure():
         save_config(state.config, folder.path / "config.yaml")
         files.write_json(folder.path / "environment.json", environment)
@@ -56,7 +56,7 @@ def describe_start(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
         "device": str(state.device),
         "precision": state.precision,
         "git_dirty": git_dirty(),
-        "environment": describe_environment(state.device, state.precision),
+        "environment": describe_environment(state.device, state.precision, state.n_shards),
         "n_parameters": state.model.n_parameters(),
         "weights_sha256": joint_hash(tensor_hashes(named_weights(state.model))),
         "dropout": state.config.model.dropout_probability,

@@ -5,6 +5,7 @@ Training, resume and replay share it: what replays a run is what trained it.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tiny_transformer.config import Config
 from tiny_transformer.evaluation.evaluator import Evaluation, compute_val_loss
@@ -28,14 +30,17 @@ from tiny_transformer.runtime.device import (
 )
 from tiny_transformer.runtime.environment import describe_numerics
 from tiny_transformer.runtime.errors import ConfigError, DataError
-from tiny_transformer.runtime.random_state import forked_rng, restore_generator_states
+from tiny_transformer.runtime.random_state import (
+    forked_rng,
+    own_generator,
+    restore_generator_states,
+)
 from tiny_transformer.training.checkpoint import Checkpoint, save_checkpoint
 from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.run_data import load_run_data
 from tiny_transformer.training.schedule import learning_rate_scale
+from tiny_transformer.training.shards import backward_in_shards, count_shards, start_workers
 from tiny_transformer.training.weights import load_weights
-
-_RANK = 0
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,17 @@ class TrainingState:
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.hooks = HookRunner(hooks, self.model, seed=config.training.seed)
         self.step = 0
+        start_workers(self.n_shards)
+
+    @property
+    def n_shards(self) -> int:
+        """Parts of a micro-batch that are computed side by side."""
+        context = self.config.model.context_length
+        return count_shards(self.config.training, self.model, self.device, context)
 
     def numerics(self) -> dict[str, Any]:
         """Return what the exact bits of an update depend on beside the config."""
-        return describe_numerics(self.device, self.precision)
+        return describe_numerics(self.device, self.precision, self.n_shards)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint of this run.
@@ -165,16 +177,30 @@ class TrainingState:
     def _accumulate(self) -> float:
         """Run forward and backward over the micro-batches; return the batch's mean loss."""
         settings, step = self.config.training, self.step
-        losses = []
+        n_shards, parameters = self.n_shards, list(self.model.parameters())
+        losses: list[Tensor] = []
         for micro_step, (x, y) in enumerate(self.data.loader.micro_batches(step)):
             x, y = x.to(self.device), y.to(self.device)  # (B, T) int64
             if micro_step == 0:
                 with autocast(self.device, self.precision):
                     self.hooks.before_forward(step + 1, x, y)
-            with forked_rng(settings.seed, "forward", step, micro_step, _RANK, device=self.device):
+            parts = (settings.seed, "forward", step, micro_step)
+            if n_shards > 1:
+                loss_of = functools.partial(self._shard_loss, parts, n_shards)
+                losses += backward_in_shards(loss_of, parameters, x, y, n_shards)
+                continue
+            with forked_rng(*parts, 0, device=self.device):
                 with autocast(self.device, self.precision):
                     logits = self.model(x)  # (B, T, V) float32
                 loss = compute_loss(logits, y) / settings.accumulation_steps
             loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).cpu().double().sum().item()
+
+    def _shard_loss(
+        self, parts: tuple[int | str, ...], n_shards: int, shard: int, x: Tensor, y: Tensor
+    ) -> Tensor:
+        """Return a shard's share of the batch's mean loss; dropout draws from its generator."""
+        with own_generator(*parts, shard), autocast(self.device, self.precision):
+            logits = self.model(x)  # (B / n, T, V) float32
+        return compute_loss(logits, y) / (self.config.training.accumulation_steps * n_shards)
