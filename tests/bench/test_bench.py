@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def test_every_training_step_trains(everyone: list[peers.Peer]) -> None:
         losses = [step() for _ in range(3)]
         assert losses[-1] < losses[0]
         assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_our_step_in_shards_makes_the_same_losses_as_whole() -> None:
+    ids = torch.randint(2, 99, (4, 257))
+    x, y = ids[:, :-1], ids[:, 1:]
+    config = dataclasses.replace(SMALL, context_length=256, dropout=0.0)
+    ours = Transformer(config)
+    whole, shards = training.training_step(ours, ours, x, y), training.our_step(config, x, y)
+    for _ in range(2):
+        assert shards() == pytest.approx(whole(), abs=1e-4)
 
 
 def test_every_generator_makes_as_many_tokens_as_asked(everyone: list[peers.Peer]) -> None:

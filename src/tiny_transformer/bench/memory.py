@@ -13,15 +13,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tiny_transformer.bench.measure import Budget, Rate
 from tiny_transformer.bench.report import OURS, Row
-from tiny_transformer.bench.training import training_step
+from tiny_transformer.bench.training import our_step
 from tiny_transformer.config import ModelConfig
-from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import TinyError
 from tiny_transformer.viz.memory import estimate_memory
 
@@ -80,9 +78,8 @@ def peak_of_training(config: ModelConfig, batch_size: int, *, steps: int = 4) ->
 
 
 def _train(config: ModelConfig, batch_size: int, steps: int) -> None:
-    model: Any = Transformer(config)
     ids = torch.randint(2, config.vocab_size, (batch_size, config.context_length + 1))
-    step = training_step(model, model, ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    step = our_step(config, ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
     for _ in range(steps):
         step()
 
