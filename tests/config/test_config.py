@@ -172,7 +172,8 @@ def _other_values(kind: Any) -> list[tuple[str, Any]]:
         "n_kv_heads": 2, "d_ff": 12, "d_model": 128, "n_heads": 8, "position": "none",
         "activation": "relu", "norm": "rms_norm", "residual_init": "zero", "backend": "explicit",
         "corpus": "simple", "split_seed": 3, "stride": 5, "errors": "replace", "stop_at": 3,
-        "shards": 2, "top_k": 3, "top_p": 0.5, "prompt": "x", "device": "cpu", "precision": "float32",
+        "top_k": 3, "top_p": 0.5, "prompt": "x", "device": "cpu", "precision": "float32",
+        "shards": 2,
     }  # fmt: skip
     names = {OptimizerConfig: "muon", ScheduleConfig: "cosine"}
     values = []

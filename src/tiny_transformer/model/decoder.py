@@ -1,8 +1,8 @@
 """One new token for every sequence, in as few operations as it takes.
 
 What `Transformer.forward` computes with a cache, to rounding. Notable: a token's vectors are
-`(B, C)`, without an axis of one; queries, keys and values come from one product; many
-sequences are multiplied as columns, for which the matrix library is twice as fast.
+`(B, C)`, without an axis of one; queries, keys and values come from one product; one sequence
+is multiplied as a vector and many as columns, for which the matrix library is twice as fast.
 """
 
 from __future__ import annotations
@@ -51,13 +51,12 @@ class Decoder:
     def __init__(self, model: Transformer, batch_size: int) -> None:
         weight = model.lm_head.weight
         self.cache = KVCache(model.config, batch_size, dtype=weight.dtype, device=weight.device)
-        columns = batch_size >= _COLUMNS_FROM and weight.device.type == "cpu"
         self._model = model
         self._layers = []
         if _is_reference(model):
-            self._layers = [_Layer(block, columns) for block in model.blocks]  # pyright: ignore[reportArgumentType]
+            self._layers = [_Layer(block, batch_size) for block in model.blocks]  # pyright: ignore[reportArgumentType]
         self._norm = _norm(model.final_norm)
-        self._head = _linear(weight, None, columns)
+        self._head = _linear(weight, None, batch_size)
 
     def start(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Forget what was, read `ids`, and return the logits after them."""
@@ -87,7 +86,7 @@ class Decoder:
 class _Layer:
     """A block, for one token of each sequence: `(B, C) -> (B, C)`."""
 
-    def __init__(self, block: TransformerBlock, columns: bool) -> None:
+    def __init__(self, block: TransformerBlock, batch_size: int) -> None:
         attention, mlp = block.attention, block.mlp
         assert isinstance(attention, MultiHeadAttention) and isinstance(mlp, MLP)
         self._norm1, self._norm2 = _norm(block.norm1), _norm(block.norm2)
@@ -96,13 +95,13 @@ class _Layer:
         self._qkv = _linear(
             torch.cat(tuple(p.weight for p in projections)),
             torch.cat(biases) if biases else None,
-            columns,
+            batch_size,
         )
-        self._o = _linear(attention.o_proj.weight, attention.o_proj.bias, columns)
-        self._up = _linear(mlp.up_proj.weight, mlp.up_proj.bias, columns)
-        self._down = _linear(mlp.down_proj.weight, mlp.down_proj.bias, columns)
+        self._o = _linear(attention.o_proj.weight, attention.o_proj.bias, batch_size)
+        self._up = _linear(mlp.up_proj.weight, mlp.up_proj.bias, batch_size)
+        self._down = _linear(mlp.down_proj.weight, mlp.down_proj.bias, batch_size)
         gate = mlp.gate_proj
-        self._gate = None if gate is None else _linear(gate.weight, gate.bias, columns)
+        self._gate = None if gate is None else _linear(gate.weight, gate.bias, batch_size)
         self._activation = mlp.activation
         self._rotary, self._q_norm, self._k_norm = (
             attention.rotary,
@@ -141,9 +140,14 @@ class _Layer:
         return (weights @ values).flatten(1)
 
 
-def _linear(weight: Tensor, bias: Tensor | None, columns: bool) -> Function:
-    """Return `x -> x weight^T + bias`; as `weight x^T`, transposed, with `columns`."""
-    if not columns:
+def _linear(weight: Tensor, bias: Tensor | None, batch_size: int) -> Function:
+    """Return `x -> x weight^T + bias`, for `batch_size` rows, as what is fastest."""
+    on_cpu = weight.device.type == "cpu"
+    if on_cpu and batch_size == 1:
+        if bias is None:
+            return lambda x: torch.mv(weight, x[0])[None]
+        return lambda x: torch.addmv(bias, weight, x[0])[None]
+    if not on_cpu or batch_size < _COLUMNS_FROM:
         return lambda x: F.linear(x, weight, bias)
     if bias is None:
         return lambda x: torch.mm(weight, x.mT.contiguous()).mT
@@ -153,6 +157,9 @@ def _linear(weight: Tensor, bias: Tensor | None, columns: bool) -> Function:
 
 def _norm(norm: nn.Module) -> Function:
     """Return the norm as a function of rows in order."""
+    if isinstance(norm, LayerNorm) and not norm.explicit:
+        shape, weight, bias, eps = norm.weight.shape, norm.weight, norm.bias, norm.eps
+        return lambda x: torch.layer_norm(x.contiguous(), shape, weight, bias, eps)
     return lambda x: norm(x.contiguous())
 
 
