@@ -82,6 +82,8 @@ class TrainingConfig:
     """Micro-batches that a batch is cut into, to save memory; divides batch_size."""
     shards: int | None = None
     """Parts of a micro-batch computed side by side on a CPU's threads; None suits the machine."""
+    compile: bool = False
+    """Compile the model with torch.compile: a minute before the first step, faster on a GPU."""
     eval_every: int = 200
     """Steps between evaluations on the whole validation part; 0 evaluates only at the end."""
     eval_batch_size: int = 32

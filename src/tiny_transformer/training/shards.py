@@ -34,27 +34,20 @@ def count_shards(
         settings: `shards` of None takes the number that keeps most threads at work, and of
             those the largest: shards of equal size, at least 256 tokens each.
         model: only the package's own parts are known to do well on several threads, where
-            PyTorch's global generator is out of bounds; with others it is 1.
+            PyTorch's global generator is out of bounds; with others it is 1, as with
+            `compile`.
         device: where the model is; anything but a CPU takes 1.
         context_length: tokens in a window.
 
     Raises:
         ConfigError: more than one shard is asked for where it cannot be.
     """
-    foreign = [type(m) for m in model.modules() if not _is_own(type(m))]
+    obstacle = _obstacle(settings, model, device)
     wanted = settings.shards
-    if wanted is not None:
-        if wanted > 1 and (foreign or device.type != "cpu"):
-            reason = (
-                f"the model has a part of its own, {foreign[0].__module__}.{foreign[0].__name__}, "
-                "which may not do well on several threads"
-                if foreign
-                else f"the model is on {device}, which computes a batch at once"
-            )
-            raise ConfigError(f"training.shards is {wanted}; {reason}. Take --training.shards 1.")
-        return wanted
-    if foreign or device.type != "cpu":
-        return 1
+    if wanted is not None and wanted > 1 and obstacle:
+        raise ConfigError(f"training.shards is {wanted}; {obstacle}. Take --training.shards 1.")
+    if wanted is not None or obstacle:
+        return wanted or 1
     threads, windows = torch.get_num_threads(), settings.batch_size // settings.accumulation_steps
     possible = [
         n
@@ -62,6 +55,19 @@ def count_shards(
         if n == 1 or (windows % n == 0 and windows // n * context_length >= _FEWEST_TOKENS)
     ]
     return max(possible, key=lambda n: (n * (threads // n), n))
+
+
+def _obstacle(settings: TrainingConfig, model: nn.Module, device: torch.device) -> str | None:
+    """Return why a batch is computed whole, if it must be."""
+    if settings.compile:
+        return "training.compile is on, and a compiled model computes a batch at once"
+    if device.type != "cpu":
+        return f"the model is on {device}, which computes a batch at once"
+    for kind in map(type, model.modules()):
+        if not _is_own(kind):
+            name = f"{kind.__module__}.{kind.__name__}"
+            return f"the model has a part of its own, {name}, which may not bear several threads"
+    return None
 
 
 def _is_own(kind: type[nn.Module]) -> bool:

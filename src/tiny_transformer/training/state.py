@@ -87,6 +87,7 @@ class TrainingState:
                 f"{self.data.tokenizer.vocab_size} tokens."
             )
         self.model = Transformer(config.model, parts, seed=config.training.seed).to(self.device)
+        self._forward = torch.compile(self.model) if config.training.compile else self.model
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.hooks = HookRunner(hooks, self.model, seed=config.training.seed)
         self.step = 0
@@ -156,9 +157,22 @@ class TrainingState:
             )
 
     def compute_gradients(self) -> Gradients:
-        """Run forward and backward over the batch of this step, and clip."""
+        """Run forward and backward over the batch of this step, and clip.
+
+        Raises:
+            ConfigError: the model cannot be compiled here.
+        """
         self.model.train()
-        loss = self._accumulate()
+        try:
+            loss = self._accumulate()
+        except Exception as error:
+            if not (self.config.training.compile and type(error).__module__.startswith("torch._")):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"torch.compile failed on this machine: {first}. It needs a C++ compiler, or "
+                "Triton on a GPU; train without it: --training.compile False."
+            ) from error
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.training.grad_clip or math.inf
         ).item()
@@ -191,7 +205,7 @@ class TrainingState:
                 continue
             with forked_rng(*parts, 0, device=self.device):
                 with autocast(self.device, self.precision):
-                    logits = self.model(x)  # (B, T, V) float32
+                    logits = self._forward(x)  # (B, T, V) float32
                 loss = compute_loss(logits, y) / settings.accumulation_steps
             loss.backward()
             losses.append(loss.detach())
