@@ -23,7 +23,8 @@ NAMES = PROMISED | {
     *("prepare", "Evaluation", "causal_mask", "explicit_attention", "fused_attention"),
     *("Embeddings", "KVCache", "RMSNorm", "Parts", "TinyError", "generate_tokens"),
     *("stream_text", "Checkpoint", "weights_hash", "Optimizer", "learning_rate_scale"),
-    *("TrainingResult", "open_checkpoint"),
+    *("TrainingResult", "open_checkpoint", "continue_prompts", "beam_search"),
+    *("contrastive_search", "speculative_tokens"),
     *("UpdateHook", "ForwardHook", "Observer", "Gradient", "Site", "Probe", "Event"),
 }
 

@@ -37,9 +37,13 @@ from tiny_transformer.model.positional import PositionalEmbedding as PositionalE
 from tiny_transformer.model.transformer import Transformer as Transformer
 from tiny_transformer.model.transformer_block import TransformerBlock as TransformerBlock
 from tiny_transformer.runtime.errors import TinyError as TinyError
-from tiny_transformer.sampling.sampler import generate_tokens as generate_tokens
+from tiny_transformer.sampling.beam import beam_search as beam_search
+from tiny_transformer.sampling.contrastive import contrastive_search as contrastive_search
+from tiny_transformer.sampling.generator import generate_tokens as generate_tokens
+from tiny_transformer.sampling.sampler import continue_prompts as continue_prompts
 from tiny_transformer.sampling.sampler import sample_text as sample_text
 from tiny_transformer.sampling.sampler import stream_text as stream_text
+from tiny_transformer.sampling.speculative import speculative_tokens as speculative_tokens
 from tiny_transformer.text.normalize import normalize_text as normalize_text
 from tiny_transformer.text.tokenizer import CharTokenizer as CharTokenizer
 from tiny_transformer.training.checkpoint import Checkpoint as Checkpoint

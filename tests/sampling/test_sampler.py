@@ -17,10 +17,10 @@ from tiny_transformer.model.embeddings import Embeddings
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
-from tiny_transformer.sampling import sampler
+from tiny_transformer.sampling import generator
+from tiny_transformer.sampling.generator import generate_tokens
 from tiny_transformer.sampling.sampler import (
     encode_prompt,
-    generate_tokens,
     sample_text,
     stream_text,
 )
@@ -160,7 +160,7 @@ def test_how_many_draws_are_buffered_changes_nothing(monkeypatch: pytest.MonkeyP
     model = build()
     expected = sample_text(model, TOKENIZER, options(), n_samples=2)
     for size in (1, 7):
-        monkeypatch.setattr(sampler, "_DRAWS_AT_ONCE", size)
+        monkeypatch.setattr(generator, "_DRAWS_AT_ONCE", size)
         assert sample_text(model, TOKENIZER, options(), n_samples=2) == expected
         assert sample_text(model, TOKENIZER, options(max_new_tokens=9))[0] == expected[0][:9]
 

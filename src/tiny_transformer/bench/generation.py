@@ -13,7 +13,7 @@ from tiny_transformer.bench.peers import PROMPT, Peer
 from tiny_transformer.bench.report import OURS, Row, section_rows
 from tiny_transformer.config import ModelConfig, SamplingConfig
 from tiny_transformer.model.transformer import Transformer
-from tiny_transformer.sampling.sampler import generate_tokens
+from tiny_transformer.sampling.generator import generate_tokens
 
 
 def ours_generator(config: ModelConfig, n_streams: int, new_tokens: int) -> Callable[[], int]:

@@ -36,7 +36,7 @@ from tiny_transformer.config.loading import load_config
 from tiny_transformer.evaluation.evaluator import compute_val_loss
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.environment import processor_name
-from tiny_transformer.sampling.sampler import generate_tokens
+from tiny_transformer.sampling.generator import generate_tokens
 from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.run_log import metric_by_step, read_log
 from tiny_transformer.training.interrupts import InterruptedRunError

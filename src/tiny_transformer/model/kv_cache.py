@@ -21,6 +21,11 @@ def check_fits(past: int, new: int, context_length: int) -> None:
         )
 
 
+def newest_half(context_length: int) -> int:
+    """Return how many of its newest tokens a full context keeps, to make room for more."""
+    return max(1, context_length // 2)
+
+
 class KVCache:
     """Room for the keys and values of `context_length` tokens in every layer.
 
@@ -32,7 +37,6 @@ class KVCache:
 
     Attributes:
         length: tokens held; positions `0 .. length - 1` are filled.
-        ids: the last tokens, as many as the embedding of the next one looks back.
     """
 
     def __init__(
@@ -54,8 +58,14 @@ class KVCache:
         self.values = torch.zeros(size, dtype=dtype, device=device)
         self.capacity = config.context_length
         self.length = 0
-        self.ids = torch.zeros(batch_size, 0, dtype=torch.int64, device=device)  # (B, N)
         self._n_ids = config.token_window - 1
+        n_tokens = self.capacity if self._n_ids else 0
+        self._tokens = torch.zeros(batch_size, n_tokens, dtype=torch.int64, device=device)
+
+    @property
+    def ids(self) -> Int[Tensor, "B N"]:
+        """The last tokens, as many as the embedding of the next one looks back."""
+        return self._tokens[:, max(0, self.length - self._n_ids) : self.length]
 
     def layer(self, index: int) -> LayerCache:
         """Return the view of one layer that its attention reads and extends."""
@@ -63,14 +73,26 @@ class KVCache:
 
     def advance(self, ids: Int[Tensor, "B T"]) -> None:
         """Count the tokens `ids` as held, once every layer has appended them."""
-        self.length += ids.shape[1]
+        end = self.length + ids.shape[1]
         if self._n_ids:
-            self.ids = torch.cat([self.ids, ids], dim=1)[:, -self._n_ids :]
+            self._tokens[:, self.length : end] = ids
+        self.length = end
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens, at most as many as are held."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} tokens; it cannot keep {length}")
+        self.length = length
 
     def clear(self) -> None:
         """Forget everything; the room is kept."""
-        self.length = 0
-        self.ids = self.ids[:, :0]
+        self.truncate(0)
+
+    def reorder(self, rows: Int[Tensor, " B"]) -> None:
+        """Let row i hold what row `rows[i]` holds; a row may be taken more than once."""
+        for layer in (*self.keys, *self.values):  # one at a time: a small copy
+            layer[:, :, : self.length] = layer[rows, :, : self.length]
+        self._tokens[:] = self._tokens[rows]
 
 
 @dataclass(frozen=True)

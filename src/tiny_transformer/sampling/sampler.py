@@ -1,28 +1,16 @@
-"""Continue a prompt, token by token.
-
-Notable: the keys and values of past tokens are cached where the model can; each sample
-draws from a generator of its own; when the context is full, its newest half is kept and
-encoded again, with or without a cache, so that both give the same text.
-"""
+"""From a prompt to the text that continues it."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from dataclasses import dataclass
+from typing import Literal
 
 from tiny_transformer.config import SamplingConfig
-from tiny_transformer.model.decoder import Decoder
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
-from tiny_transformer.runtime.random_state import generator
-from tiny_transformer.sampling.strategies import draw, next_token_probabilities
+from tiny_transformer.sampling.generator import generate_steps
 from tiny_transformer.text.tokenizer import CharTokenizer
-
-_DRAWS_AT_ONCE = 1024
 
 
 def encode_prompt(
@@ -70,87 +58,142 @@ def encode_prompt(
     return ids
 
 
-def generate_tokens(
-    model: Transformer,
-    prompt: Sequence[int],
-    config: SamplingConfig,
-    *,
-    n_samples: int = 1,
-    forbidden: Sequence[int] = (),
-    use_cache: bool = True,
-) -> Iterator[Int[Tensor, " n_samples"]]:
-    """Yield `config.max_new_tokens` times the next id of each sample, on the CPU.
+class StoppableText:
+    """A text that grows and ends before the first stop text in it.
 
     Args:
-        model: is put into evaluation mode for each step, and back into its own.
-        prompt: ids that every sample continues, 1 to `context_length` of them.
-        config: strategy, length and seed; sample i draws from (seed, i) alone.
-        n_samples: how many continuations, generated side by side.
-        forbidden: ids that are never generated.
+        stop: the stop texts, none of them empty.
+
+    Attributes:
+        text: what is certain so far: no stop text begins in it.
+        stopped: whether a stop text has come.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = stop
+        self._held = ""  # may be the beginning of a stop text
+        self.text = ""
+        self.stopped = False
+
+    def add(self, piece: str) -> str:
+        """Take the next piece; return what has become certain."""
+        if self.stopped:
+            return ""
+        self._held += piece
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return self._release(min(found))
+        longest = max(map(len, self._stop), default=1)
+        for start in range(max(0, len(self._held) - longest + 1), len(self._held)):
+            if any(stop.startswith(self._held[start:]) for stop in self._stop):
+                return self._release(start)
+        return self._release(len(self._held))
+
+    def end(self) -> str:
+        """Nothing more will come; return what was held back."""
+        return "" if self.stopped else self._release(len(self._held))
+
+    def _release(self, length: int) -> str:
+        released, self._held = self._held[:length], self._held[length:]
+        self.text += released
+        return released
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a prompt was continued with.
+
+    Attributes:
+        text: without the prompt, and without a stop text.
+        ids: every token drawn, those of a stop text too.
+        log_probabilities: the model's, of each id, in nats; empty if not asked for.
+        finish_reason: `"stop"` at a stop text or an end token, else `"length"`.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+
+
+def continue_prompts(
+    model: Transformer,
+    tokenizer: CharTokenizer,
+    prompts: Sequence[str],
+    config: SamplingConfig,
+    *,
+    seeds: Sequence[int] | None = None,
+    end_ids: Sequence[int] = (),
+    errors: str = "strict",
+    crop: bool = False,
+    use_cache: bool = True,
+    log_probabilities: bool = False,
+) -> list[Continuation]:
+    """Continue prompts of any lengths side by side.
+
+    Args:
+        model: a trained (or untrained) model.
+        tokenizer: the one that it was trained with.
+        prompts: at least one; they take the place of `config.prompt`.
+        config: strategy, length, stop texts and seed.
+        seeds: of each prompt; None draws for prompt i from (`config.seed`, i).
+        end_ids: tokens that end a text and are not part of it.
+        errors: what to do with unknown characters of a prompt (see `encode_prompt`).
+        crop: keep the end of a prompt that is longer than the context.
         use_cache: False computes the whole context for every token.
+        log_probabilities: whether to compute them.
 
     Raises:
-        PromptError: the prompt is empty or longer than the context.
+        PromptError: a prompt cannot be encoded.
     """
-    if n_samples < 1:
-        raise ConfigError(f"The number of samples is {n_samples}; it must be at least 1.")
+    if not prompts:
+        raise ConfigError("There is no prompt to continue; give at least one.")
     limit = model.config.context_length
-    if not 1 <= len(prompt) <= limit:
-        raise PromptError(f"The prompt has {len(prompt)} tokens; the model takes 1 to {limit}.")
-    device = model.lm_head.weight.device
-    reader = Decoder(model, n_samples) if use_cache and model.can_cache else _Reread(model)
-    uniforms = _uniforms(config.seed, n_samples)
-    excluded = torch.tensor(list(forbidden), dtype=torch.int64)
-    seen = [torch.tensor([list(prompt)] * n_samples, device=device)]  # (B, T), then (B, 1)
-    length = len(prompt)  # of what the model looks at
-    for _ in range(config.max_new_tokens):
-        with _evaluating(model):
-            logits = reader.start(seen[0]) if len(seen) == 1 else reader.step(seen[-1][:, 0])
-            probabilities = next_token_probabilities(logits.cpu(), config, excluded)
-            drawn = draw(probabilities, next(uniforms))
-        chosen = drawn.clone()  # a tensor like any other, outside of inference mode
-        yield chosen
-        seen.append(chosen[:, None].to(device))
-        length += 1
-        if length > limit:
-            length = max(1, limit // 2)
-            seen = [torch.cat(seen, dim=1)[:, -length:]]
+    encoded = [encode_prompt(p, tokenizer, limit, errors=errors, crop=crop) for p in prompts]
+    rows = [_Row(StoppableText(config.stop)) for _ in prompts]
+    steps = generate_steps(
+        model,
+        encoded,
+        config,
+        seeds=seeds,
+        forbidden=tokenizer.special_ids,
+        use_cache=use_cache,
+    )
+    for step in steps:
+        of_all = step.log_probabilities() if log_probabilities else None
+        for index, (row, chosen) in enumerate(zip(rows, step.ids.tolist(), strict=True)):
+            if row.ended:
+                continue
+            row.ids.append(chosen)
+            if of_all is not None:
+                row.log_probabilities.append(of_all[index, chosen].item())
+            if chosen in end_ids:
+                row.ended = True
+            elif config.stop:
+                row.text.add(tokenizer.decode([chosen]))
+                row.ended = row.text.stopped
+        if all(row.ended for row in rows):
+            break
+    for row in rows:
+        if not config.stop:
+            row.text.add(tokenizer.decode([i for i in row.ids if i not in end_ids]))
+        row.text.end()
+    return [row.continuation() for row in rows]
 
 
-class _Reread:
-    """Reads everything again for each token: what a model without a cache must do."""
+class _Row:
+    """A continuation in the making."""
 
-    def __init__(self, model: Transformer) -> None:
-        self._model = model
+    def __init__(self, text: StoppableText) -> None:
+        self.text = text
+        self.ids: list[int] = []
+        self.log_probabilities: list[float] = []
+        self.ended = False
 
-    def start(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        self._ids = ids
-        return self._model(ids, last_only=True)[:, -1]
-
-    def step(self, ids: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        return self.start(torch.cat([self._ids, ids[:, None]], dim=1))
-
-
-@contextlib.contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
-    """Switch gradients off and the model to evaluation mode; then back."""
-    was_training = model.training
-    if was_training:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if was_training:
-            model.train()
-
-
-def _uniforms(seed: int, n_samples: int) -> Iterator[Tensor]:
-    """Yield float64 numbers in [0, 1), one a sample, from generators of (seed, sample)."""
-    generators = [generator(seed, "sample", index) for index in range(n_samples)]
-    while True:
-        rows = [torch.rand(_DRAWS_AT_ONCE, generator=g, dtype=torch.float64) for g in generators]
-        yield from torch.stack(rows, dim=1)
+    def continuation(self) -> Continuation:
+        reason = "stop" if self.ended else "length"
+        return Continuation(self.text.text, tuple(self.ids), tuple(self.log_probabilities), reason)
 
 
 def stream_text(
@@ -161,12 +204,27 @@ def stream_text(
     errors: str = "strict",
     crop: bool = False,
 ) -> Iterator[str]:
-    """Yield the continuation of `config.prompt` piece by piece, as it is generated."""
+    """Yield the continuation of `config.prompt` piece by piece, as it is generated.
+
+    What may be the beginning of a stop text waits until it is not.
+    """
     prompt = encode_prompt(
         config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
     )
-    for chosen in generate_tokens(model, prompt, config, forbidden=tokenizer.special_ids):
-        yield tokenizer.decode(chosen)
+    steps = generate_steps(model, [prompt], config, forbidden=tokenizer.special_ids)
+    yield from text_of((int(step.ids) for step in steps), tokenizer, config.stop)
+
+
+def text_of(ids: Iterator[int], tokenizer: CharTokenizer, stop: Sequence[str]) -> Iterator[str]:
+    """Yield the text of ids as they come, up to the first stop text; it then asks for no more."""
+    text = StoppableText(stop)
+    for chosen in ids:
+        if piece := text.add(tokenizer.decode([chosen])):
+            yield piece
+        if text.stopped:
+            return
+    if piece := text.end():
+        yield piece
 
 
 def sample_text(
@@ -185,30 +243,27 @@ def sample_text(
         model: a trained (or untrained) model.
         tokenizer: the one that it was trained with.
         config: prompt, strategy, length and seed; the default samples 200 tokens.
-        n_samples: how many.
+        n_samples: how many; sample i draws from (seed, i) alone.
         errors: what to do with unknown characters of the prompt (see `encode_prompt`).
         crop: keep the end of a prompt that is longer than the context.
         use_cache: False computes the whole context for every token.
 
     Returns:
-        Texts of exactly `config.max_new_tokens` characters each.
+        Texts of `config.max_new_tokens` characters each, or fewer where a stop text came.
 
     Raises:
         PromptError: the prompt cannot be encoded.
     """
     config = config or SamplingConfig()
-    prompt = encode_prompt(
-        config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
-    )
-    steps = generate_tokens(
+    if n_samples < 1:
+        raise ConfigError(f"The number of samples is {n_samples}; it must be at least 1.")
+    continued = continue_prompts(
         model,
-        prompt,
+        tokenizer,
+        [config.prompt] * n_samples,
         config,
-        n_samples=n_samples,
-        forbidden=tokenizer.special_ids,
+        errors=errors,
+        crop=crop,
         use_cache=use_cache,
     )
-    columns = list(steps)
-    if not columns:
-        return [""] * n_samples
-    return [tokenizer.decode(row) for row in torch.stack(columns, dim=1)]
+    return [continuation.text for continuation in continued]

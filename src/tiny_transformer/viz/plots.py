@@ -28,6 +28,21 @@ _STYLE: dict[Any, Any] = {"svg.hashsalt": "tiny_transformer", "svg.fonttype": "n
 _MOST_POINTS = 800  # of one curve, so that a long run makes no large file
 
 
+def plot_format(path: str | Path) -> str:
+    """Return the format that a plot's name asks for, one of `FORMATS`.
+
+    Raises:
+        DataError: the name does not end in .png, .pdf or .svg.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise DataError(
+            f"A plot cannot be written to {path}: its name must end in .png, .pdf or .svg. "
+            f"{suggest(kind, FORMATS)}"
+        )
+    return kind
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write `figure` to `path`, whole or not at all; the same figure gives the same bytes.
 
@@ -36,12 +51,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         StorageError: the file cannot be written.
     """
     path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in FORMATS:
-        raise DataError(
-            f"A plot cannot be written to {path}: its name must end in .png, .pdf or .svg. "
-            f"{suggest(kind, FORMATS)}"
-        )
+    kind = plot_format(path)
     data = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         canvas = FigureCanvasAgg(figure)
