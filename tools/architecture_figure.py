@@ -12,12 +12,13 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "architecture.svg"
-WIDTH, HEIGHT = 1060, 633
+WIDTH, HEIGHT = 1060, 678
 
 # Top floor first: what lives there, and the colour of everything that does.
 ROOMS = {
     "cli": ("one file a command", "#f8d7c4"),
     "bench": ("how fast, beside whom", "#fad9bd"),
+    "interop": ("models leave the house", "#fbdeb4"),
     "training": ("batches to weights", "#fbe3b0"),
     "evaluation": ("weights to numbers", "#e6eeaa"),
     "hooks": ("watch and change runs", "#d9edaa"),

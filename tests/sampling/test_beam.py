@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from collections.abc import Collection
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -169,25 +170,35 @@ def test_it_finds_what_transformers_finds(
 
 
 def by_hand(
-    model: Transformer, prompt: list[int], length: int, num_beams: int
+    model: Transformer,
+    prompt: list[int],
+    length: int,
+    num_beams: int,
+    length_penalty: float = 1.0,
+    end_ids: Collection[int] = (),
 ) -> list[tuple[tuple[int, ...], float]]:
-    """Return what the plan gives: a full context keeps its newest half."""
+    """Return what the plan gives, to the last token: a full context keeps its newest half."""
     limit = model.config.context_length
-    beams = [((), 0.0, prompt)]
-    for _ in range(length):
+    beams, ended = [((), 0.0, prompt)], []
+    for n in range(1, length + 1):
         candidates = [
             (-(total + value), beam, token)
             for beam, (_, total, context) in enumerate(beams)
             for token, value in enumerate(log_probabilities(model, context).tolist())
         ]
         longer = []
-        for negative, beam, token in sorted(candidates)[:num_beams]:
+        for rank, (negative, beam, token) in enumerate(sorted(candidates)):
+            ids = (*beams[beam][0], token)
+            if n == length or token in end_ids:
+                if rank < num_beams:
+                    ended.append((ids, -negative))
+                continue
             context = [*beams[beam][2], token]
             if len(context) > limit:
                 context = context[-max(1, limit // 2) :]
-            longer.append(((*beams[beam][0], token), -negative, context))
-        beams = longer
-    return [(ids, total) for ids, total, _ in beams]
+            longer.append((ids, -negative, context))
+        beams = longer[:num_beams]
+    return sorted(ended, key=lambda e: -e[1] / len(e[0]) ** length_penalty)[:num_beams]
 
 
 class PlainAttention(MultiHeadAttention):
@@ -301,6 +312,26 @@ def test_the_search_ends_when_nothing_can_overtake_what_has_ended(
     assert found == beam_search(model, PROMPT, max_new_tokens=60, **options)
 
 
+@pytest.mark.parametrize("length_penalty", [-0.5, 0.0, 1.0, 2.0])
+def test_the_search_does_not_end_while_something_can_overtake_what_has_ended(
+    length_penalty: float,
+) -> None:
+    model = build()
+    for seed in range(8):
+        prompt = token_ids(1, 3, seed)[0].tolist()
+        end_ids = {ids[n % 2] for n, (ids, _) in enumerate(by_hand(model, prompt, 2, 4))}
+        found = beam_search(
+            model,
+            prompt,
+            max_new_tokens=10,
+            num_beams=2,
+            length_penalty=length_penalty,
+            end_ids=end_ids,
+        )
+        expected = by_hand(model, prompt, 10, 2, length_penalty, end_ids)
+        assert ids_of(found) == [ids for ids, _ in expected]
+
+
 def test_forbidden_tokens_are_never_part_of_a_hypothesis() -> None:
     model = build()
     free = beam_search(model, PROMPT, max_new_tokens=6, num_beams=3)
@@ -332,8 +363,9 @@ def test_numbers_out_of_range_are_refused(changes: dict[str, Any], message: str)
 
 @pytest.mark.parametrize("length", [0, CONTEXT + 1])
 def test_a_prompt_that_does_not_fit_is_refused(length: int) -> None:
-    with pytest.raises(PromptError, match=f"got {length}"):
-        beam_search(build(), [1] * length, max_new_tokens=3, num_beams=2)
+    for new in (0, 3):
+        with pytest.raises(PromptError, match=f"got {length}"):
+            beam_search(build(), [1] * length, max_new_tokens=new, num_beams=2)
 
 
 def test_the_models_mode_is_restored_also_after_an_error() -> None:

@@ -52,7 +52,7 @@ def near(model: Transformer) -> Transformer:
     other.load_state_dict(model.state_dict())
     for parameter in other.parameters():
         draws = torch.randn(parameter.shape, generator=noise, dtype=torch.float64)
-        parameter.add_(0.05 * parameter.std() * draws)
+        parameter.add_(0.15 * parameter.std() * draws)
     return other
 
 
@@ -223,7 +223,6 @@ class Table(Transformer):
 
 
 TARGET, DRAFT = Table(1), Table(2)
-SETTINGS = [{}, {"temperature": 0.6, "top_p": 0.9}, {"temperature": 2.0, "presence_penalty": 1.5}]
 
 
 def first_pairs(config: SamplingConfig) -> Tensor:
@@ -251,10 +250,18 @@ def statistic(settings: dict[str, Any], n_draft: int, n: int = 600) -> float:
     return float(((counts - expected)[possible] ** 2 / expected[possible]).sum())
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("n_draft", [1, 3])
+@pytest.mark.parametrize(
+    ("n_draft", "settings"),
+    [
+        (1, {}),
+        (3, {}),
+        (2, {"temperature": 0.6, "top_p": 0.9}),
+        (3, {"temperature": 2.0, "presence_penalty": 1.5}),
+    ],
+    ids=str,
+)
 def test_sampled_tokens_have_the_targets_distribution(
-    settings: dict[str, Any], n_draft: int
+    n_draft: int, settings: dict[str, Any]
 ) -> None:
     assert statistic(settings, n_draft) < LIMIT
 
@@ -276,7 +283,7 @@ def test_a_wrong_rule_is_noticed(name: str, wrong: Any, monkeypatch: pytest.Monk
 
 def test_a_proposal_is_accepted_as_often_as_the_models_overlap() -> None:
     """Leviathan et al. 2023, theorem 3.5: the sum of min(p, q)."""
-    statistics, n = Statistics(), 1000
+    statistics, n = Statistics(), 500
     for seed in range(n):
         config = SamplingConfig(max_new_tokens=2, seed=seed)
         tokens = speculative_tokens(TARGET, DRAFT, PROMPT, config, n_draft=1, statistics=statistics)

@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": "continue a prompt with a trained model",
     "runs": "list, show, compare, plot and verify runs",
     "interactive": "type prompts to a trained model",
+    "export": "write a run's model in another program's format",
     "bench": "measure speed and memory, beside other projects",
 }
 

@@ -83,8 +83,9 @@ def fused_attention(
             return dropped_attention(q, k, v, dropout)
         return explicit_attention(q, k, v, dropout)[0]
     mask = None if whole or n_queries == 1 else causal_mask(n_queries, n_keys, q.device)
+    causal = bool(whole and n_queries > 1)  # torch.export has its own kind of truth
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=whole and n_queries > 1
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal
     )
 
 

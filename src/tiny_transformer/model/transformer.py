@@ -61,6 +61,16 @@ class Transformer(nn.Module):
             ConfigError: `ids` is not (B, T).
             PromptError: the input is longer than the context, or empty.
         """
+        x = self.residual_stream(ids, cache)
+        if last_only:
+            x = x[:, -1:]
+        logits = self.lm_head(self.final_norm(x))  # (B, T, V)
+        return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+    def residual_stream(
+        self, ids: Int[Tensor, "B T"], cache: KVCache | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Return what the last block leaves, before the final norm; see `forward`."""
         if ids.ndim != 2:
             raise ConfigError(
                 f"The model takes token ids of shape (B, T); got shape {tuple(ids.shape)}."
@@ -73,10 +83,7 @@ class Transformer(nn.Module):
             x = block(x) if cache is None else block(x, cache=cache.layer(index))
         if cache is not None:
             cache.advance(ids)
-        if last_only:
-            x = x[:, -1:]
-        logits = self.lm_head(self.final_norm(x))  # (B, T, V)
-        return logits if logits.dtype.itemsize >= 4 else logits.float()
+        return x
 
     def embed(self, ids: Int[Tensor, "B T"], cache: KVCache | None) -> Float[Tensor, "B T C"]:
         """Return the first vectors of `ids`, which come after those in the cache."""

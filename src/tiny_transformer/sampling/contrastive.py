@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.kv_cache import KVCache, check_fits, newest_half
@@ -131,17 +131,10 @@ class _Reader:
             self._cache.reorder(torch.full((self._k,), row, device=self._device))
 
     def _read(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        streams: list[Tensor] = []
-
-        def keep(_block: nn.Module, _inputs: object, output: Tensor) -> None:
-            streams.append(output)
-
-        watch = self._model.blocks[-1].register_forward_hook(keep)
-        try:
-            logits = self._model(ids.to(self._device), self._cache, last_only=True)[:, -1]
-        finally:
-            watch.remove()
-        return self._model.final_norm(streams[0]), logits
+        """Return the final norm's output at every token, and the logits after the last."""
+        stream = self._model.residual_stream(ids.to(self._device), self._cache)  # (k, T, C)
+        hidden = self._model.final_norm(stream)
+        return hidden, self._model.lm_head(hidden[:, -1])
 
 
 def _check_numbers(max_new_tokens: int, k: int, alpha: float) -> None:
