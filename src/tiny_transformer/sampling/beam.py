@@ -20,7 +20,7 @@ from tiny_transformer.model.decoder import Decoder
 from tiny_transformer.model.kv_cache import check_fits, newest_half
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, DivergedError
-from tiny_transformer.sampling.generator import _evaluating
+from tiny_transformer.sampling.generator import evaluating
 from tiny_transformer.sampling.strategies import forbid
 
 
@@ -84,7 +84,7 @@ def beam_search(
         return running
     contexts = torch.tensor([list(prompt)] * num_beams)  # (num_beams, T)
     rows = None  # which contexts the new ones continue; None when they are read afresh
-    with _evaluating(model):
+    with evaluating(model):
         reader = _Reader(model, num_beams, use_cache)
         for length in range(1, max_new_tokens + 1):
             ended, running, rows = _extend(

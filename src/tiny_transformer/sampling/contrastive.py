@@ -18,7 +18,7 @@ from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.kv_cache import KVCache, check_fits, newest_half
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError
-from tiny_transformer.sampling.generator import _evaluating
+from tiny_transformer.sampling.generator import evaluating
 from tiny_transformer.sampling.strategies import next_token_probabilities
 
 
@@ -65,11 +65,11 @@ def contrastive_search(
     k = max(1, min(k, model.config.vocab_size - len(set(forbidden))))
     reader = _Reader(model, k, use_cache)
     context = torch.tensor([list(prompt)])  # (1, T)
-    with _evaluating(model):
+    with evaluating(model):
         hidden, logits = reader.start(context.expand(k, -1))  # (k, T, C), (k, V)
     earlier, logits = hidden[0], logits[:1]  # (T, C), (1, V)
     for _ in range(max_new_tokens):
-        with _evaluating(model):
+        with evaluating(model):
             probabilities = next_token_probabilities(logits.cpu(), SamplingConfig(), forbidden)[0]
             candidates = probabilities.argsort(descending=True, stable=True)[:k]
             rows = torch.cat([context.expand(k, -1), candidates[:, None]], dim=1)  # (k, T + 1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.decoder import Decoder
+from tiny_transformer.model.kv_cache import newest_half
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
 from tiny_transformer.runtime.random_state import generator
@@ -78,7 +79,7 @@ def generate_steps(
     context = _Context(model, prompts, use_cache=use_cache)
     chosen: Tensor | None = None
     for _ in range(config.max_new_tokens):
-        with _evaluating(model):
+        with evaluating(model):
             logits = (context.start() if chosen is None else context.append(chosen)).cpu()
             probabilities = next_token_probabilities(logits, config, excluded, counts)
             drawn = draw(probabilities, next(uniforms))
@@ -139,7 +140,7 @@ class _Context:
         if not full:
             return self._reader.step(ids)
         for row in full:
-            self._lengths[row] = max(1, self._limit // 2)
+            self._lengths[row] = newest_half(self._limit)
         some = len(full) < len(self._lengths) and self._lengths[full[0]] > 1
         if some and isinstance(self._reader, Decoder):
             self._reader.replace({row: self._window(row)[:-1] for row in full})
@@ -178,7 +179,7 @@ def _count(prompts: Sequence[Sequence[int]], vocab_size: int) -> Counts:
 
 
 @contextlib.contextmanager
-def _evaluating(model: Transformer) -> Iterator[None]:
+def evaluating(model: Transformer) -> Iterator[None]:
     """Switch gradients off and the model to evaluation mode; then back."""
     was_training = model.training
     if was_training:

@@ -27,7 +27,7 @@ from tiny_transformer.model.kv_cache import check_fits, newest_half
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.runtime.random_state import generator
-from tiny_transformer.sampling.generator import _evaluating
+from tiny_transformer.sampling.generator import evaluating
 from tiny_transformer.sampling.strategies import Counts, draw, next_token_probabilities
 
 
@@ -141,7 +141,7 @@ def speculative_tokens(
         to_propose, to_accept, to_end = torch.rand(
             2 * n_draft + 1, generator=draws, dtype=torch.float64
         ).split((n_draft, n_draft, 1))
-        with _evaluating(target), _evaluating(draft):
+        with evaluating(target), evaluating(draft):
             q: list[Tensor] = []
             for index in range(n):
                 q.append(probabilities(proposing.read(ids, 1))[0])
