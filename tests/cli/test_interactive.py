@@ -47,10 +47,16 @@ def test_a_prompt_is_continued_piece_by_piece(session: Session, pieces: list[str
 
 
 def test_every_setting_can_be_set_and_is_shown(session: Session, pieces: list[str]) -> None:
-    wanted = {"max-new-tokens": 5, "temperature": 0.5, "top_k": 7, "top-p": 0.9, "seed": 3}
+    wanted = {"max-new-tokens": 5, "temperature": 0.5, "top_k": 7, "top-p": 0.9, "min-p": 0.1}
+    wanted |= {"seed": 3, "repetition_penalty": 1.5, "presence_penalty": 0.25}
+    wanted |= {"frequency_penalty": 0.125}
     for name, value in wanted.items():
         assert f"{name.replace('-', '_')} {value}" in say(session, pieces, f"/set {name} {value}")
-    shown = "max_new_tokens 5, temperature 0.5, top_k 7, top_p 0.9, seed 3, errors strict, crop off"
+    shown = (
+        "max_new_tokens 5, temperature 0.5, top_k 7, top_p 0.9, min_p 0.1, seed 3, "
+        "repetition_penalty 1.5, presence_penalty 0.25, frequency_penalty 0.125, errors strict, "
+        "crop off"
+    )
     assert say(session, pieces, "/show") == f"{shown}\n"
     assert len(say(session, pieces, "ab")) == 2 + 5 + 1
     say(session, pieces, "/set top_k none")

@@ -173,7 +173,8 @@ def _other_values(kind: Any) -> list[tuple[str, Any]]:
         "activation": "relu", "norm": "rms_norm", "residual_init": "zero", "backend": "explicit",
         "corpus": "simple", "split_seed": 3, "stride": 5, "errors": "replace", "stop_at": 3,
         "top_k": 3, "top_p": 0.5, "prompt": "x", "device": "cpu", "precision": "float32",
-        "shards": 2,
+        "shards": 2, "min_p": 0.1, "stop": ("end",), "presence_penalty": 0.5,
+        "frequency_penalty": 0.5,
     }  # fmt: skip
     names = {OptimizerConfig: "muon", ScheduleConfig: "cosine"}
     values = []

@@ -19,8 +19,9 @@ from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
 
 HELP = """\
 Type a prompt and press Enter; the model continues it. Ctrl-C stops a text, Ctrl-D ends.
-  /set NAME VALUE   change a setting: max_new_tokens, temperature, top_k, top_p, seed
-                    (VALUE none switches top_k or top_p off)
+  /set NAME VALUE   change a setting: max_new_tokens, temperature, top_k, top_p, min_p, seed,
+                    repetition_penalty, presence_penalty, frequency_penalty
+                    (VALUE none switches top_k, top_p or min_p off)
   /show             show the settings
   /errors MODE      strict refuses unknown characters, replace reads them as unknown
   /crop on|off      keep the end of a prompt that is longer than the context
@@ -33,7 +34,10 @@ _COMMAND_OF = {
     "--crop-prompt": "/crop on",
     "--prompt $'\\n'": "type \\n",
 }
-_SETTABLE = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+_SETTABLE = (
+    *("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Config:
         settings = dataclasses.asdict(self)
         settings["hooks"] = list(settings["hooks"])  # YAML has no tuples
         settings["tracking"]["trackers"] = list(self.tracking.trackers)
+        settings["sampling"]["stop"] = list(self.sampling.stop)
         return settings
 
 

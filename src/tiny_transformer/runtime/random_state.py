@@ -25,7 +25,10 @@ def derive_seed(*parts: int | str) -> int:
         The first 63 bits of the SHA-256 of the parts: equal on every machine.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+        >> 1
+    )
 
 
 def generator(*parts: int | str) -> torch.Generator:
