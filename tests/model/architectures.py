@@ -97,3 +97,12 @@ def largest_difference(first: Tensor, second: Tensor) -> float:
     assert first.shape == second.shape, (first.shape, second.shape)
     difference = (first - second).abs().max().item()
     return difference if difference == difference else float("inf")
+
+
+def decisive_model(parts: Parts | None = None, **settings: Any) -> Transformer:
+    """Return a float64 model whose choices differ from token to token."""
+    model = Transformer(tiny_config(**settings), parts, seed=3).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    return model

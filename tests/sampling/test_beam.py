@@ -22,6 +22,7 @@ from tests.model.architectures import (
     tiny_model,
     token_ids,
 )
+from tests.model.architectures import decisive_model as build
 from tests.model.test_transformers_parity import gpt2_state
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -38,15 +39,6 @@ from tiny_transformer.sampling.generator import generate_tokens
 pytestmark = pytest.mark.requirement("generate.beam")
 
 PROMPT = [4, 1, 2]
-
-
-def build(parts: Parts | None = None, **settings: Any) -> Transformer:
-    """Return a float64 model whose choices differ from token to token."""
-    model = Transformer(tiny_config(**settings), parts, seed=3).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    return model
 
 
 def ids_of(hypotheses: list[Hypothesis]) -> list[tuple[int, ...]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.architectures import CONTEXT, VOCABULARY, tiny_config
+from tests.model.architectures import CONTEXT, VOCABULARY
+from tests.model.architectures import decisive_model as build
 from torch import Tensor
 
 from tiny_transformer.config import SamplingConfig
@@ -20,15 +21,6 @@ from tiny_transformer.sampling.generator import generate_tokens
 pytestmark = pytest.mark.requirement("generate.contrastive")
 
 PROMPT = [4, 1, 2]
-
-
-def build(parts: Parts | None = None, **settings: Any) -> Transformer:
-    """Return a float64 model of which probability and likeness both decide."""
-    model = Transformer(tiny_config(**settings), parts, seed=3).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4)
-    return model
 
 
 def search(model: Transformer, **changes: Any) -> list[int]:
