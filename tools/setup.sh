@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv for one purpose:  bash tools/setup.sh run|test|lint|bench
+# Set up .venv for one purpose:  bash tools/setup.sh run|notebook|test|lint|bench
 #
 # A purpose that is ready is left alone: its stamp, .venv/.ready-PURPOSE, holds a fingerprint
 # of everything that the installation was made from, and pip is not even started. A step
@@ -125,12 +125,12 @@ set_up_extras() { # PURPOSE EXTRAS
 
 purpose=${1:-run}
 case $purpose in
-    run | test | lint | bench) ;;
-    *) fail "unknown purpose '$purpose'; known: run test lint bench" ;;
+    run | notebook | test | lint | bench) ;;
+    *) fail "unknown purpose '$purpose'; known: run notebook test lint bench" ;;
 esac
 check_same_python
 is_ready run || set_up_run
 case $purpose in
-    test | bench) is_ready "$purpose" || set_up_extras "$purpose" "$purpose" ;;
+    notebook | test | bench) is_ready "$purpose" || set_up_extras "$purpose" "$purpose" ;;
     lint) is_ready lint || set_up_extras lint lint,test,bench ;; # types need what is imported
 esac

@@ -218,4 +218,4 @@ def test_another_python_than_that_of_the_environment_is_refused(house: House) ->
 def test_an_unknown_purpose_is_refused(house: House) -> None:
     answer = house.set_up("everything")
     assert answer.returncode == 1
-    assert "known: run test lint bench" in answer.stderr
+    assert "known: run notebook test lint bench" in answer.stderr
