@@ -172,6 +172,7 @@ def _other_values(kind: Any) -> list[tuple[str, Any]]:
         "n_kv_heads": 2, "d_ff": 12, "d_model": 128, "n_heads": 8, "position": "none",
         "activation": "relu", "norm": "rms_norm", "residual_init": "zero", "backend": "explicit",
         "corpus": "simple", "split_seed": 3, "stride": 5, "errors": "replace", "stop_at": 3,
+        "tokenizer": "vocab.json",
         "top_k": 3, "top_p": 0.5, "prompt": "x", "device": "cpu", "precision": "float32",
         "shards": 2, "min_p": 0.1, "stop": ("end",), "presence_penalty": 0.5,
         "frequency_penalty": 0.5,

@@ -126,7 +126,7 @@ def test_an_index_outside_is_an_index_error() -> None:
 @pytest.mark.requirement("data.too-short")
 def test_a_text_shorter_than_one_window_says_what_is_needed() -> None:
     assert len(WindowDataset(np.arange(257), 256)) == 1
-    with pytest.raises(DataError, match=r"needs 257 characters.*has 256.*--model\.context-length"):
+    with pytest.raises(DataError, match=r"needs 257 tokens.*has 256.*--model\.context-length"):
         WindowDataset(np.arange(256), 256)
     with pytest.raises(DataError, match="has 0"):
         WindowDataset([], 4)

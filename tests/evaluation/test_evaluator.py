@@ -20,6 +20,8 @@ from tiny_transformer.evaluation.evaluator import (
 )
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import DataError
+from tiny_transformer.text.bpe import BpeTokenizer
+from tiny_transformer.text.tokenizer import CharTokenizer
 from tiny_transformer.training.weights import weights_hash
 
 VOCAB = 11
@@ -99,6 +101,48 @@ def test_perplexity_and_bits_per_character_follow_from_the_loss() -> None:
     assert Evaluation(loss=1e5, n_targets=1).perplexity == math.inf
     assert Evaluation(loss=650.0, n_targets=1).perplexity == pytest.approx(math.exp(650))
     assert math.isnan(Evaluation(loss=math.nan, n_targets=1).perplexity)
+
+
+@pytest.mark.requirement("tokenizers.bits-per-byte")
+def test_bits_per_byte_of_a_model_that_knows_nothing_are_what_arithmetic_gives() -> None:
+    """Every one of V tokens is equally likely, so each costs log2(V) bits."""
+    tokenizer = BpeTokenizer.train(["the king and the queen, the king and I. " * 9], 270)
+    words = "the king — and the queen é😀"
+    tokens = tokenizer.encode(words)
+    config = ModelConfig(n_layers=1, d_model=8, n_heads=2, context_length=6, vocab_size=270)
+    model = Transformer(config, seed=1)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    found = compute_val_loss(model, tokens, context_length=6, tokenizer=tokenizer)
+    first = tokenizer.decode(tokens[:1])
+    n_bytes, n_chars = len(words.encode()) - len(first.encode()), len(words) - len(first)
+    assert (found.n_bytes, found.n_chars) == (n_bytes, n_chars) == (30, 24)
+    bits = (len(tokens) - 1) * math.log2(270)
+    assert found.bits_per_byte == pytest.approx(bits / n_bytes, rel=1e-6)
+    assert found.bits_per_char == pytest.approx(bits / n_chars, rel=1e-6)
+    assert found.perplexity == pytest.approx(270, rel=1e-5)  # of a token, and not comparable
+
+
+@pytest.mark.requirement("tokenizers.bits-per-byte")
+def test_bits_per_byte_by_a_count_by_hand() -> None:
+    """Three tokens of 1, 3 and 4 bytes that cost 2, 1 and 5 bits: 8 bits over 8 bytes."""
+    scored = Evaluation(loss=8 / 3 * math.log(2), n_targets=3, n_bytes=8, n_chars=4)
+    assert scored.bits_per_byte == pytest.approx(1)
+    assert scored.bits_per_char == pytest.approx(2)
+    assert scored.metrics()["bits_per_byte"] == scored.bits_per_byte
+    assert math.isnan(Evaluation(loss=1.0, n_targets=1, n_bytes=0).bits_per_byte)
+
+
+@pytest.mark.requirement("tokenizers.bits-per-byte")
+def test_of_characters_bits_per_byte_are_bits_per_character_unknown_ones_too() -> None:
+    tokens = CharTokenizer().encode("caf\u00e9 \u4e2d ab\n")
+    config = ModelConfig(n_layers=1, d_model=8, n_heads=2, context_length=6)
+    model = Transformer(config, seed=1)
+    found = compute_val_loss(model, tokens, context_length=6, tokenizer=CharTokenizer())
+    plain = compute_val_loss(model, tokens, context_length=6)
+    assert found.loss == plain.loss
+    assert found.bits_per_byte == found.bits_per_char == plain.bits_per_char
+    assert found.bits_per_char == found.loss / math.log(2)
 
 
 @pytest.mark.requirement("training.evaluation")

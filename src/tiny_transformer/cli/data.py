@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tiny_transformer.data import PreparedCorpus
+    from tiny_transformer.text import Tokenizer
 
 _MOST_ROWS = 30
+_MOST_DRAWN = 100  # bars in a picture
 _BAR = 40
 
 
@@ -41,10 +43,25 @@ class _Reading:
     """What to do with bytes that are not UTF-8: refuse them, or read them as unknown."""
     transliterate: Annotated[bool, tyro.conf.arg(aliases=("--data.transliterate",))] = False
     """Spell accents, curly quotes and dashes in ASCII."""
+    tokenizer: Annotated[str, tyro.conf.arg(aliases=("--data.tokenizer",))] = "characters"
+    """characters, bpe, or the path of a vocab.json or tokenizer.json."""
+    vocab_size: Annotated[int, tyro.conf.arg(aliases=("--model.vocab-size",))] = 1024
+    """Tokens of a byte-pair encoding that is trained (bpe)."""
+    val_fraction: Annotated[float, tyro.conf.arg(aliases=("--data.val-fraction",))] = 0.05
+    """Part kept for validation, on which no byte-pair encoding is trained."""
+    split_seed: Annotated[int | None, tyro.conf.arg(aliases=("--data.split-seed",))] = None
+    """none puts the validation part at the end; a number puts it at a seeded place."""
 
     @property
     def config(self) -> DataConfig:
-        return DataConfig(corpus=self.corpus, errors=self.errors, transliterate=self.transliterate)
+        return DataConfig(
+            corpus=self.corpus,
+            tokenizer=self.tokenizer,
+            val_fraction=self.val_fraction,
+            split_seed=self.split_seed,
+            errors=self.errors,
+            transliterate=self.transliterate,
+        )
 
 
 @dataclass(frozen=True)
@@ -127,20 +144,20 @@ def _prepare(command: PrepareCorpus) -> None:
             f"--from-file gives a copy of tinyshakespeare, but the corpus is {command.corpus!r}. "
             "Name the file itself as the corpus."
         )
-    corpus = _prepared(command)
+    corpus, _ = _prepared(command)
     _console().print(
         f"{corpus.name}: {corpus.stats.n_tokens:,} tokens in {corpus.folder}", soft_wrap=True
     )
 
 
-def _prepared(command: _Reading) -> PreparedCorpus:
+def _prepared(command: _Reading) -> tuple[PreparedCorpus, Tokenizer]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     from tiny_transformer.data import prepare
-    from tiny_transformer.text import CharTokenizer
+    from tiny_transformer.data.tokenizers import tokenizer_of
 
-    tokenizer = CharTokenizer(command.transliterate)
+    tokenizer = tokenizer_of(command.config, command.vocab_size)
     errors = Console(stderr=True)
     columns = ("encoding", BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
@@ -149,18 +166,15 @@ def _prepared(command: _Reading) -> PreparedCorpus:
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        return prepare(command.config, tokenizer, progress=progress)
+        return prepare(command.config, tokenizer, progress=progress), tokenizer
 
 
 def _describe(command: DescribeCorpus) -> None:
-    from tiny_transformer.text import CharTokenizer
-
-    corpus = _prepared(command)
-    tokenizer = CharTokenizer(command.transliterate)
+    corpus, tokenizer = _prepared(command)
     stats, console = corpus.stats, _console()
-    known = dict(zip(tokenizer.tokens, stats.counts, strict=True))
-    n_known = sum(1 for token, n in known.items() if n and token not in ("<PAD>", "<UNK>"))
-    unknown = stats.counts[tokenizer.unk_id]
+    known = {token: n for token, n in enumerate(stats.counts) if n}
+    n_known = len(known.keys() - set(tokenizer.special_ids))
+    unknown = sum(stats.unknown.values()) + stats.unknown_rest
 
     table = _table("what", "how much")
     rows: list[tuple[str, str]] = [
@@ -168,34 +182,52 @@ def _describe(command: DescribeCorpus) -> None:
         ("bytes", f"{stats.n_bytes:,}"),
         ("characters", f"{stats.n_chars:,}"),
         ("lines", f"{stats.n_lines:,}"),
-        ("tokens", f"{stats.n_tokens:,} ({corpus.tokens.dtype.name})"),
-        ("vocabulary in use", f"{n_known} of {tokenizer.vocab_size - 2} characters"),
+        ("tokens", _tokens(corpus, tokenizer)),
+        (
+            "vocabulary in use",
+            f"{n_known} of {tokenizer.vocab_size - len(tokenizer.special_ids)} {tokenizer.unit}s",
+        ),
         ("unknown", f"{unknown:,} ({unknown / stats.n_tokens:.4%} of the tokens)"),
-        *_split_rows(corpus),
+        *_split_rows(corpus, command.config, tokenizer),
         ("source SHA-256", corpus.source_sha256),
     ]
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    labelled = {_label(token): n for token, n in known.items() if n}
-    _print_distribution(console, labelled, stats.n_tokens)
+    labelled = {_label(tokenizer, token): n for token, n in known.items()}
+    _print_distribution(console, tokenizer.unit, labelled, stats.n_tokens)
     if unknown:
         _print_unknown(console, corpus)
     if command.plot is not None:
         from tiny_transformer.viz.plots import plot_character_distribution
 
+        if len(labelled) > _MOST_DRAWN:
+            ranked = sorted(labelled.items(), key=lambda item: -item[1])
+            labelled = dict(ranked[:_MOST_DRAWN])
         path = plot_character_distribution(labelled, command.plot)
         console.print(f"The plot is in {path}", soft_wrap=True)
 
 
-def _split_rows(corpus: PreparedCorpus) -> list[tuple[str, str]]:
-    """Return the split and the windows that the default config would make."""
-    from tiny_transformer.data import WindowDataset, split_corpus
+def _tokens(corpus: PreparedCorpus, tokenizer: Tokenizer) -> str:
+    stats = corpus.stats
+    said = f"{stats.n_tokens:,} ({corpus.tokens.dtype.name})"
+    if tokenizer.unit == "character":
+        return said
+    n_bytes = sum(n * int(tokenizer.byte_lengths[token]) for token, n in enumerate(stats.counts))
+    return f"{said}, {n_bytes / stats.n_tokens:.2f} bytes a token"
+
+
+def _split_rows(
+    corpus: PreparedCorpus, data: DataConfig, tokenizer: Tokenizer
+) -> list[tuple[str, str]]:
+    """Return the split, and the windows that the default config would make of it."""
+    from tiny_transformer.data import WindowDataset
+    from tiny_transformer.data.tokenizers import split_for
     from tiny_transformer.runtime.errors import DataError
 
     config = Config()
     length, batch = config.model.context_length, config.training.batch_size
-    split = split_corpus(corpus.tokens, config.data.val_fraction)
+    split = split_for(corpus.tokens, data, tokenizer)
     rows: list[tuple[str, str]] = []
     parts = {"training": split.train, "validation": (split.validation,)}
     for name, pieces in parts.items():
@@ -210,12 +242,19 @@ def _split_rows(corpus: PreparedCorpus) -> list[tuple[str, str]]:
     return rows
 
 
-def _label(token: str) -> str:
-    return {"\n": "\\n", "\t": "\\t", " ": "space"}.get(token, token)
+def _label(tokenizer: Tokenizer, token: int) -> str:
+    """Return a character as it is, and a longer token in quotes."""
+    label = tokenizer.label(token)
+    if tokenizer.unit != "character":
+        return label
+    text = tokenizer.decode([token])
+    unnamed = token in tokenizer.special_ids
+    names = {"\n": "\\n", "\t": "\\t", " ": "space"}
+    return label.strip("'") if unnamed else names.get(text, text)
 
 
-def _print_distribution(console: Console, counts: dict[str, int], total: int) -> None:
-    table = _table("character", "count", "share", "")
+def _print_distribution(console: Console, unit: str, counts: dict[str, int], total: int) -> None:
+    table = _table(unit, "count", "share", "")
     ranked = sorted(counts.items(), key=lambda item: -item[1])
     for label, n in ranked[:_MOST_ROWS]:
         bar = "#" * max(1, round(_BAR * n / ranked[0][1]))

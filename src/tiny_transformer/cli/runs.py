@@ -20,6 +20,7 @@ from tiny_transformer.runtime.errors import RunError, TinyError
 from tiny_transformer.tracking.run_folder import RunFolder, step_of
 from tiny_transformer.tracking.run_log import current_lines, finite, metric_by_step, read_log
 from tiny_transformer.tracking.run_summary import (
+    IMPORTED,
     config_differences,
     find_folder,
     first_difference,
@@ -92,6 +93,8 @@ class VerifyRun(_Place):
     """Last update to replay."""
     no_replay: bool = False
     """Check the files alone."""
+    parts: str | None = None
+    """Parts that the run was trained with, from a folder, which is run (RUN/parts)."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -219,14 +222,21 @@ def _verify(command: VerifyRun) -> int:
 
     folder = find_folder(command.run, command.runs_dir)
     # What was asked for is looked at first: a wrong step is told before anything is shown.
-    plan = None if command.no_replay else plan_replay(folder, command.first, command.last)
+    imported = summarize(folder).status == IMPORTED
+    if imported and (command.first is not None or command.last is not None):
+        raise RunError(
+            f"The run {folder.path} was imported: it made no update, so there is nothing to replay."
+        )
+    plan = None
+    if not (command.no_replay or imported):
+        plan = plan_replay(folder, command.first, command.last)
     findings = []
     for finding in verify_files(folder):
         findings.append(finding)
         if not command.json:
             tables.show_finding(finding)
     if plan is not None:
-        findings.append(_replayed(plan))
+        findings.append(_replayed(plan, command.parts))
         if not command.json:
             tables.show_finding(findings[-1])
     ok = all(finding.ok for finding in findings)
@@ -237,8 +247,10 @@ def _verify(command: VerifyRun) -> int:
     return 0 if ok else 2
 
 
-def _replayed(plan: Plan) -> Finding:
+def _replayed(plan: Plan, source: str | None) -> Finding:
     """Replay a slice behind a progress bar; a replay that cannot be made is a finding too."""
+    from tiny_transformer.cli.own_parts import load_parts
+    from tiny_transformer.config.loading import load_config
     from tiny_transformer.training.replay import replay
     from tiny_transformer.training.verify import Finding, replay_finding
 
@@ -247,7 +259,12 @@ def _replayed(plan: Plan) -> Finding:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("replaying", total=plan.last_step - begin)
         try:
-            found = replay(plan, on_step=lambda step: bar.update(task, completed=step - begin))
+            config = load_config(plan.folder.path / "config.yaml")
+            found = replay(
+                plan,
+                parts=load_parts(source, config.model, plan.record.segments[0].start.get("parts")),
+                on_step=lambda step: bar.update(task, completed=step - begin),
+            )
         except TinyError as error:
             what = f"steps {plan.first_step} to {plan.last_step}"
             return Finding(what, False, f"cannot be replayed. {error}")

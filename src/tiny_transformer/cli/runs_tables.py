@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from tiny_transformer.training.verify import Finding
 
 _COMPARED = ("status", "step", "max_steps", "train_loss", "val_loss", "best_val_loss", "best_step")
-_MORE = ("tokens_per_second", "n_parameters", "seed", "precision", "hooks", "git_commit")
+_MORE = (
+    "bits_per_byte",
+    "tokens_per_second",
+    "n_parameters",
+    "seed",
+    "precision",
+    "hooks",
+    "git_commit",
+)
 
 
 def _console() -> Console:
@@ -57,14 +65,19 @@ def show_list(summaries: Sequence[RunSummary]) -> None:
     console = _console()
     wide = console.width >= 120
     names = ["run", "status", "step", "val loss", "best"]
-    table = _table(*names, *(("train loss", "parameters", "corpus", "hooks") if wide else ()))
+    table = _table(
+        *names, *(("bits/byte", "train loss", "parameters", "corpus", "hooks") if wide else ())
+    )
     for column in table.columns[1:5]:
         column.no_wrap = True
     table.columns[0].overflow = "fold"  # a name that is cut cannot be typed
     for s in summaries:
         step = _text(s.step) if s.max_steps is None else f"{s.step:,}/{s.max_steps:,}"
         best = "-" if s.best_val_loss is None else f"{s.best_val_loss:.4f} @{s.best_step}"
-        more = (_text(s.train_loss), _text(s.n_parameters), _text(s.corpus), _text(s.hooks))
+        more = (
+            *(_text(s.bits_per_byte), _text(s.train_loss), _text(s.n_parameters)),
+            *(_text(s.corpus), _text(s.hooks)),
+        )
         first = (s.run_id, s.status, step, _text(s.val_loss), best)
         table.add_row(*first, *(more if wide else ()))
     console.print(table)

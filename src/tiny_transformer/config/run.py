@@ -18,6 +18,7 @@ from tiny_transformer.config.sampling import SamplingConfig
 from tiny_transformer.config.tracking import TrackingConfig
 from tiny_transformer.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
 
+_LEAST_BPE = 257  # as in text/bpe_library.py, which is a floor above
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -53,6 +54,13 @@ class Config:
                 isinstance(hook.get("name"), str) and hook["name"] != "",
                 f"hooks holds {hook!r}; each hook needs a name, as in {{name: activation_stats}}.",
             )
+        if self.data.tokenizer == "bpe":
+            size = self.model.vocab_size
+            check(
+                size >= _LEAST_BPE,
+                f"model.vocab_size is {size}; a byte-pair encoding (data.tokenizer bpe) needs at "
+                f"least {_LEAST_BPE}, for the 256 bytes and a pair. Try --model.vocab-size 1024.",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain nested dictionaries."""
@@ -74,6 +82,9 @@ def config_hash(config: Config) -> str:
         del settings[name]
     del settings["training"]["stop_at"]
     settings["data"]["corpus"] = PurePath(config.data.corpus).name
+    settings["data"]["tokenizer"] = PurePath(config.data.tokenizer).name
+    if config.data.tokenizer == "characters":  # as before there was a choice
+        del settings["data"]["tokenizer"]
     text = json.dumps(_canonical(settings), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

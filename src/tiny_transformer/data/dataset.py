@@ -14,6 +14,8 @@ from torch import Tensor
 from tiny_transformer.runtime.errors import ConfigError, DataError
 from tiny_transformer.runtime.random_state import derive_seed
 
+_CHUNK = 1 << 20  # tokens measured at once
+
 
 @dataclass(frozen=True)
 class Split:
@@ -28,10 +30,37 @@ class Split:
     validation: np.ndarray
 
 
-def split_corpus(tokens: np.ndarray, val_fraction: float = 0.05, seed: int | None = None) -> Split:
+def validation_span(total: int, val_fraction: float, seed: int | None) -> tuple[int, int]:
+    """Return where the validation part begins and ends in a text of `total` units.
+
+    Args:
+        total: tokens or bytes.
+        val_fraction: above 0 and below 1; the part has `round(total * val_fraction)` units.
+        seed: None takes the end; a number takes a place that depends on it.
+    """
+    if not 0 < val_fraction < 1:
+        raise ConfigError(
+            f"val_fraction is {val_fraction}; it must be above 0 and below 1, for instance 0.05."
+        )
+    n_train = total - round(total * val_fraction)
+    start = n_train if seed is None else derive_seed("split", seed) % (n_train + 1)
+    return start, start + total - n_train
+
+
+def split_corpus(
+    tokens: np.ndarray,
+    val_fraction: float = 0.05,
+    seed: int | None = None,
+    *,
+    byte_lengths: np.ndarray | None = None,
+) -> Split:
     """Keep a contiguous part of the tokens for validation.
 
-    The validation part has `round(N * val_fraction)` tokens. Nothing is copied, and pieces
+    Without `byte_lengths` the validation part has `round(N * val_fraction)` tokens. With them
+    it is measured in bytes of the text, and begins and ends at the tokens nearest to its
+    place, so that different tokenizers keep the same text for validation, up to half a token
+    at each end, and their bits per byte can be compared. On ASCII text the character
+    tokenizer, whose tokens are bytes, has just that place. Nothing is copied, and pieces
     without tokens are left out.
 
     Args:
@@ -39,16 +68,35 @@ def split_corpus(tokens: np.ndarray, val_fraction: float = 0.05, seed: int | Non
         val_fraction: above 0 and below 1.
         seed: None takes the end of the corpus; a number takes a place that depends on it,
             and what is left for training is the piece before and the piece after.
+        byte_lengths: `(V,)` bytes of each id; None counts tokens.
     """
-    if not 0 < val_fraction < 1:
-        raise ConfigError(
-            f"val_fraction is {val_fraction}; it must be above 0 and below 1, for instance 0.05."
-        )
-    n_train = len(tokens) - round(len(tokens) * val_fraction)
-    start = n_train if seed is None else derive_seed("split", seed) % (n_train + 1)
-    end = start + len(tokens) - n_train
+    if byte_lengths is None:
+        start, end = validation_span(len(tokens), val_fraction, seed)
+    else:
+        total = _bytes_before(tokens, byte_lengths, ())[0]
+        span = validation_span(total, val_fraction, seed)
+        _, (start, end) = _bytes_before(tokens, byte_lengths, span)
     pieces = (tokens[:start], tokens[end:])
     return Split(tuple(piece for piece in pieces if len(piece)), tokens[start:end])
+
+
+def _bytes_before(
+    tokens: np.ndarray, byte_lengths: np.ndarray, places: Sequence[int]
+) -> tuple[int, list[int]]:
+    """Return the bytes of all tokens, and the index of the token border nearest to each place.
+
+    Of two borders that are equally near the first is taken.
+    """
+    best = [(place, 0) for place in places]  # (distance, index) of the border before the text
+    before = 0
+    for first in range(0, len(tokens), _CHUNK):
+        ends = before + np.cumsum(byte_lengths[tokens[first : first + _CHUNK]])
+        for number, place in enumerate(places):
+            nearest = int(np.abs(ends - place).argmin())
+            found = (abs(int(ends[nearest]) - place), first + nearest + 1)
+            best[number] = min(best[number], found)
+        before = int(ends[-1])
+    return before, [index for _, index in best]
 
 
 class WindowDataset:
@@ -84,7 +132,7 @@ class WindowDataset:
         if not len(self):
             longest = max(map(len, self.parts), default=0)
             raise DataError(
-                f"The text is too short: one window needs {self.needed(1)} characters "
+                f"The text is too short: one window needs {self.needed(1)} tokens "
                 f"(context_length + 1), but this part has {longest}. Give a longer text or a "
                 "smaller --model.context-length, or change --data.val-fraction if the other "
                 "part has more than it needs."

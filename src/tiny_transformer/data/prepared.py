@@ -1,11 +1,11 @@
 """A corpus as a token file: encoded once, then memory-mapped.
 
 A prepared corpus is a folder in the cache with `tokens.bin` (raw, uint8 up to 256 tokens,
-else uint16) and `corpus.json` (what it was made from, and its statistics). The folder's
-name is a hash of the source bytes, the tokenizer and the options, so a changed text or
-tokenizer is another folder and nothing is ever out of date. Each start reads the source
-and the tokens once to hash them, so that a damaged file is noticed and made again; only the
-first start encodes the source, a chunk at a time.
+uint16 up to 65,536, else uint32) and `corpus.json` (what it was made from, and its
+statistics). The folder's name is a hash of the source bytes, the tokenizer and the options, so
+a changed text or tokenizer is another folder and nothing is ever out of date. Each start reads
+the source and the tokens once to hash them, so that a damaged file is noticed and made again;
+only the first start encodes the source, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 from tiny_transformer.config.data import DataConfig
 from tiny_transformer.data.cache import VARIABLE, cache_folder
 from tiny_transformer.data.corpora import Corpus, resolve_corpus
+from tiny_transformer.data.streams import Errors
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import DataError, StorageError
 from tiny_transformer.text.normalize import unify_newlines
@@ -68,7 +69,7 @@ class PreparedCorpus:
 
     Attributes:
         name: the corpus name or path.
-        tokens: `(N,)` uint8 or uint16, read-only, memory-mapped.
+        tokens: `(N,)` uint8, uint16 or uint32, read-only, memory-mapped.
         fingerprint: SHA-256 (hex) that changes with the text, the tokenizer or the options.
         source_sha256: SHA-256 (hex) of the source bytes.
         stats: what was counted.
@@ -140,12 +141,8 @@ def is_prepared(config: DataConfig, tokenizer: Tokenizer) -> bool:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the type of a token file: uint8 up to 256 tokens, else uint16."""
-    if vocab_size > 1 << 16:
-        raise DataError(
-            f"The vocabulary has {vocab_size} tokens; token files hold at most {1 << 16}."
-        )
-    return np.dtype("<u1" if vocab_size <= 256 else "<u2")
+    """Return the type of a token file: uint8 up to 256 tokens, uint16 up to 65,536, else uint32."""
+    return np.dtype("<u1" if vocab_size <= 256 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def _fingerprint(corpus: Corpus, source: str, tokenizer: Tokenizer, config: DataConfig) -> str:
@@ -180,14 +177,13 @@ def _write(
 
     count = _Counter(tokenizer)
     with files.Writer(staged / "tokens.bin") as writer:
-        for text in corpus.texts(config.errors, observe=observe):
-            ids = tokenizer.encode(text).astype(dtype, copy=False)
+        texts = _while_not_growing(corpus, config.errors, observe, lambda: done)
+        for text, found in tokenizer.encode_stream(texts):
+            ids = found.astype(dtype, copy=False)
             writer.write(ids.data)
             count.add(text, ids)
             if progress:
                 progress(min(done, n_bytes), n_bytes)
-            if done > n_bytes + len(corpus.documents):
-                break  # it grows as fast as it is read
         writer.sync()
     if digest.hexdigest() != source:
         raise DataError(
@@ -208,6 +204,17 @@ def _write(
     }
     value["tokens_sha256"] = _sha256_of_file(staged / "tokens.bin")
     files.write_json(staged / "corpus.json", {**value, "sha256": _seal(value)})
+
+
+def _while_not_growing(
+    corpus: Corpus, errors: Errors, observe: Callable[[bytes], object], done: Callable[[], int]
+) -> Iterator[str]:
+    """Yield the text, but not for ever where a file grows as fast as it is read."""
+    most = corpus.n_bytes + len(corpus.documents)
+    for text in corpus.texts(errors, observe=observe):
+        yield text
+        if done() > most:
+            return
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -239,12 +246,16 @@ class _Counter:
         self.n_tokens += len(ids)
         self.n_lines += text.count("\n")
         self.ends_line = text.endswith("\n")
-        if counts[self.tokenizer.unk_id]:
+        if self._has_unknown(text, counts):
             for character, times in Counter(self.tokenizer.find_unknown(text)).items():
                 if character in self.unknown or len(self.unknown) < MOST_UNKNOWN:
                     self.unknown[character] += times
                 else:
                     self.unknown_rest += times
+
+    def _has_unknown(self, text: str, counts: np.ndarray) -> bool:
+        unknown = self.tokenizer.unk_id
+        return not text.isascii() if unknown is None else bool(counts[unknown])
 
     def stats(self, n_bytes: int) -> CorpusStats:
         return CorpusStats(

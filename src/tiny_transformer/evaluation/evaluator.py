@@ -1,4 +1,4 @@
-"""Loss, perplexity and bits per character over a whole text, every target once."""
+"""Loss, perplexity, bits per character and per byte over a whole text, every target once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.runtime.device import Precision, autocast
 from tiny_transformer.runtime.errors import DataError
+from tiny_transformer.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,14 @@ class Evaluation:
     Attributes:
         loss: mean cross-entropy in nats a token.
         n_targets: tokens predicted.
+        n_bytes: bytes of UTF-8 that those tokens spell; None where a token is a byte.
+        n_chars: characters that begin in them; None where a token is a character.
     """
 
     loss: float
     n_targets: int
+    n_bytes: int | None = None
+    n_chars: int | None = None
 
     @property
     def perplexity(self) -> float:
@@ -34,8 +39,19 @@ class Evaluation:
 
     @property
     def bits_per_char(self) -> float:
-        """Loss in bits; a token is a character."""
-        return self.loss / math.log(2)
+        """The text's whole loss in bits, by its characters."""
+        return self._bits_per(self.n_chars)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The text's whole loss in bits, by its bytes: to compare tokenizers on one text."""
+        return self._bits_per(self.n_bytes)
+
+    def _bits_per(self, units: int | None) -> float:
+        bits = self.loss / math.log(2)
+        if units is None or units == self.n_targets:
+            return bits
+        return bits * self.n_targets / units if units else math.nan
 
     def metrics(self) -> dict[str, float | int]:
         """Return the numbers under the names that logs use."""
@@ -43,6 +59,7 @@ class Evaluation:
             "val_loss": self.loss,
             "val_perplexity": self.perplexity,
             "bits_per_char": self.bits_per_char,
+            "bits_per_byte": self.bits_per_byte,
             "n_targets": self.n_targets,
         }
 
@@ -84,6 +101,7 @@ def compute_val_loss(
     context_length: int,
     batch_size: int = 32,
     precision: Precision = "float32",
+    tokenizer: Tokenizer | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate `model` on all of `tokens`, without dropout and without side effects.
@@ -94,6 +112,8 @@ def compute_val_loss(
         context_length: T; each window starts with no context before it.
         batch_size: windows at once; it does not change the result beyond rounding.
         precision: of the forward pass.
+        tokenizer: tells how many bytes and characters a token is; None takes one of each. An
+            unknown character of the character vocabulary counts as one byte.
         on_batch: called with (targets done, targets in all) after each batch.
 
     Returns:
@@ -105,17 +125,24 @@ def compute_val_loss(
     if len(tokens) < 2:
         raise DataError(f"Evaluation needs at least 2 tokens; the text has {len(tokens)}.")
     device = next(model.parameters()).device
+    byte_lengths = None if tokenizer is None else tokenizer.byte_lengths  # (V,)
+    char_lengths = None if tokenizer is None else tokenizer.char_lengths
     was_training = model.training
     model.eval()
-    total, n_targets = 0.0, 0
+    total, n_targets, n_bytes, n_chars = 0.0, 0, 0, 0
     try:
         with torch.inference_mode(), autocast(device, precision):
             for x, y in evaluation_batches(tokens, context_length, batch_size):
                 logits = model(x.to(device))
                 total += compute_loss(logits, y.to(device), reduction="sum").item()
                 n_targets += y.numel()
+                if byte_lengths is not None and char_lengths is not None:
+                    n_bytes += int(byte_lengths[y.numpy()].sum())
+                    n_chars += int(char_lengths[y.numpy()].sum())
                 if on_batch is not None:
                     on_batch(n_targets, len(tokens) - 1)
     finally:
         model.train(was_training)
-    return Evaluation(loss=total / n_targets, n_targets=n_targets)
+    if tokenizer is None:
+        return Evaluation(loss=total / n_targets, n_targets=n_targets)
+    return Evaluation(total / n_targets, n_targets, n_bytes, n_chars)

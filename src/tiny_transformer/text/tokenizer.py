@@ -1,22 +1,22 @@
-"""Characters to token ids and back: one token a character, 99 tokens.
+"""What a tokenizer is, and the simplest one: one token a character, 99 tokens.
 
-`<PAD>` is 0, `<UNK>` is 1, and the 97 allowed characters follow in code order: the tab is
-2, the newline 3, the space 4, `~` 98. The vocabulary is the same for every corpus, so a
-model trained on one text reads any other.
+Of its tokens `<PAD>` is 0, `<UNK>` is 1, and the 97 allowed characters follow in code order:
+the tab is 2, the newline 3, the space 4, `~` 98. The vocabulary is the same for every corpus,
+so a model trained on one text reads any other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
+from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 import numpy as np
 
 from tiny_transformer.runtime import files
-from tiny_transformer.runtime.errors import VocabularyError
+from tiny_transformer.text.ids import checked_ids
 from tiny_transformer.text.normalize import (
     ALLOWED,
     PLACEHOLDER,
@@ -41,8 +41,20 @@ _ID_OF_CODE = np.frombuffer(_ID_OF_BYTE, np.uint8)[:128]
 _BYTE_OF_ID = np.frombuffer(b"\0\0" + ALLOWED.encode("ascii"), np.uint8)
 
 
+class TextStream(Protocol):
+    """Turns token ids into text as they come."""
+
+    def add(self, token: int) -> str:
+        """Take the next id; return the text that has become certain, which may be empty."""
+        ...
+
+    def end(self) -> str:
+        """Nothing more will come; return the text that was held back."""
+        ...
+
+
 class Tokenizer(Protocol):
-    """What the data floor asks of a tokenizer; `CharTokenizer` is one."""
+    """What every user of a tokenizer relies on: `CharTokenizer` and `BpeTokenizer` are ones."""
 
     @property
     def vocab_size(self) -> int:
@@ -50,8 +62,23 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def unk_id(self) -> int:
-        """Id of what the vocabulary cannot spell."""
+    def unk_id(self) -> int | None:
+        """Id of what the vocabulary cannot spell; None where there is no such token."""
+        ...
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that spell no text: `encode` never returns them, unless for unknown characters."""
+        ...
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Those of `special_ids` at which a generated text ends; the others are forbidden."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What one token is, for messages: `character` or `token`."""
         ...
 
     @property
@@ -59,12 +86,58 @@ class Tokenizer(Protocol):
         """SHA-256 (hex) of everything that decides how text becomes ids."""
         ...
 
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of UTF-8 that each token spells: int64 `(V,)`."""
+        ...
+
+    @property
+    def char_lengths(self) -> np.ndarray:
+        """Characters that begin in each token: int64 `(V,)`."""
+        ...
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text`: `(T,)`, an unsigned integer type."""
         ...
 
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield pieces of a text with their ids, in memory that does not grow with the text.
+
+        Args:
+            texts: the text in pieces of any size, none of which ends inside a CRLF pair.
+
+        Yields:
+            Pieces, perhaps cut elsewhere, whose ids together are those of the whole text.
+        """
+        ...
+
+    def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Tensor) -> str:
+        """Return the text of `ids`: `(T,)` integers as an array, a tensor or a sequence."""
+        ...
+
+    def stream(self, *, continues: bool = False) -> TextStream:
+        """Return what decodes ids one by one; the pieces together are `decode` of all ids.
+
+        Args:
+            continues: whether the ids continue a text, so that nothing is trimmed from their
+                beginning. Only tokenizers that put a space before every text trim anything.
+        """
+        ...
+
+    def label(self, token: int) -> str:
+        """Return a token as a table shows it: its text in quotes, or its bytes."""
+        ...
+
     def find_unknown(self, text: str) -> list[str]:
-        """Return the characters of `text` that become `unk_id`, each time they occur."""
+        """Return the characters of `text` that cannot be spelled, each time they occur."""
+        ...
+
+    def unknown_characters(self, text: str) -> list[str]:
+        """Return the distinct ones of `find_unknown`, in order of appearance."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer to `path`, from where `load_tokenizer` reads it."""
         ...
 
 
@@ -81,12 +154,20 @@ class CharTokenizer:
         pad_id: 0; fills short rows of a batch.
         unk_id: 1; any character outside the vocabulary.
         special_ids: the ids that spell no character, `(pad_id, unk_id)`.
+        end_ids: none: no token ends a text.
+        unit: `"character"`.
+        byte_lengths: 1 for every token but `<PAD>`. An unknown character counts as one byte,
+            whatever it had in the file, so that what the model cannot spell never makes it
+            look better in bits per byte.
+        char_lengths: the same numbers.
         tokens: the 99 tokens as strings, by id.
     """
 
     pad_id: int = 0
     unk_id: int = 1
     special_ids: tuple[int, ...] = (0, 1)
+    end_ids: tuple[int, ...] = ()
+    unit: str = "character"
     tokens: tuple[str, ...] = (PAD, UNK, *ALLOWED)
     vocab_size: int = len(tokens)
 
@@ -109,6 +190,16 @@ class CharTokenizer:
         canonical = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """Bytes of each token: int64 `(99,)`."""
+        return np.array([0] + [1] * (self.vocab_size - 1), np.int64)
+
+    @property
+    def char_lengths(self) -> np.ndarray:
+        """Characters of each token: int64 `(99,)`."""
+        return self.byte_lengths
+
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of `text` after normalisation: uint8 `(T,)`."""
         text = unify_newlines(text)
@@ -125,6 +216,11 @@ class CharTokenizer:
             ids[start : start + _CHUNK] = encoded
         return ids
 
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each piece with its ids; no piece may end inside a CRLF pair."""
+        for text in texts:
+            yield text, self.encode(text)
+
     def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Tensor) -> str:
         """Return the text of `ids`; `<UNK>` becomes U+FFFD and `<PAD>` nothing.
 
@@ -135,7 +231,7 @@ class CharTokenizer:
             VocabularyError: an id is not an integer or is outside the vocabulary; the
                 message names it and its position.
         """
-        array = self._checked(ids)
+        array = checked_ids(ids, self.vocab_size)
         text = _BYTE_OF_ID[array[array != self.pad_id]].tobytes().decode("ascii")
         return text.replace("\0", PLACEHOLDER)
 
@@ -152,6 +248,14 @@ class CharTokenizer:
     ) -> list[str]:
         """Return the text of each row of `ids`, as `decode` does."""
         return [self.decode(row) for row in ids]
+
+    def stream(self, *, continues: bool = False) -> CharStream:
+        """Return what decodes ids one by one; a character never waits for another."""
+        return CharStream(self)
+
+    def label(self, token: int) -> str:
+        """Return a token in quotes; `<PAD>` and `<UNK>` by their names."""
+        return repr(self.tokens[token])
 
     def find_unknown(self, text: str) -> list[str]:
         """Return the characters of `text` that become `<UNK>`, each time they occur."""
@@ -179,52 +283,17 @@ class CharTokenizer:
         """
         return cls(transliterate=read_vocabulary(Path(path), cls.tokens, data))
 
-    def _checked(self, ids: Any) -> np.ndarray:
-        """Return `ids` as a one-dimensional integer array of known ids, or explain."""
-        if hasattr(ids, "detach"):
-            ids = ids.detach().cpu()  # a tensor, wherever it lies
-        elif not isinstance(ids, np.ndarray):
-            ids = list(ids)
-            if not all(type(value) is int for value in ids):
-                ids = self._plain_integers(ids)
-            outside = [i for i, value in enumerate(ids) if not 0 <= value < self.vocab_size]
-            if outside:
-                raise self._outside(ids[outside[0]], outside[0])
-            ids = np.array(ids, np.int64)
-        array = np.asarray(ids)
-        if array.ndim != 1:
-            raise VocabularyError(
-                f"decode takes one row of ids, but got an array of shape {array.shape}; "
-                "use decode_batch for several rows."
-            )
-        if array.dtype.kind not in "iu" and array.size:
-            raise self._not_integer(array[0].item(), 0)
-        wrong = np.flatnonzero((array < 0) | (array >= self.vocab_size))
-        if wrong.size:
-            raise self._outside(int(array[wrong[0]]), int(wrong[0]))
-        return array.astype(np.intp)
 
-    def _plain_integers(self, values: list[Any]) -> list[int]:
-        """Return numpy's and torch's scalar integers as plain ones; explain anything else."""
-        plain: list[int] = []
-        for position, value in enumerate(values):
-            if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-                raise self._not_integer(value, position)
-            try:
-                plain.append(value.__index__())
-            except TypeError:
-                raise self._not_integer(value, position) from None
-        return plain
+class CharStream:
+    """Decodes characters one by one."""
 
-    def _outside(self, value: int, position: int) -> VocabularyError:
-        return VocabularyError(
-            f"Id {value} at position {position} is not in the vocabulary; "
-            f"ids are 0 to {self.vocab_size - 1}."
-        )
+    def __init__(self, tokenizer: CharTokenizer) -> None:
+        self._tokenizer = tokenizer
 
-    @staticmethod
-    def _not_integer(value: object, position: int) -> VocabularyError:
-        return VocabularyError(
-            f"Id {value!r} at position {position} is a {type(value).__name__}; "
-            "ids are integers, as encode returns them."
-        )
+    def add(self, token: int) -> str:
+        """Return the character of `token`."""
+        return self._tokenizer.decode([token])
+
+    def end(self) -> str:
+        """Return nothing: nothing is ever held back."""
+        return ""

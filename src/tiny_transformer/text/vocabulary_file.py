@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tiny_transformer.runtime.errors import VocabularyError
+from tiny_transformer.text.json_file import read_json
 
 FORMAT = "tiny_transformer.char_vocabulary"
 VERSION = 1
@@ -42,36 +43,11 @@ def read_vocabulary(path: Path, expected: Sequence[str], data: bytes | None = No
             "undamaged copy of the run, or write a new one with CharTokenizer().save(path)."
         )
 
-    try:
-        value = json.loads(
-            (path.read_bytes() if data is None else data).decode("utf-8"), object_pairs_hook=_once
-        )
-    except FileNotFoundError:
-        raise refuse("there is no such file.") from None
-    except OSError as error:
-        raise refuse(f"it cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise refuse(f"it is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except json.JSONDecodeError as error:
-        raise refuse(
-            f"it is not whole JSON ({error.msg} at line {error.lineno}, column {error.colno})."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise refuse(f"it is not sound JSON ({error}).") from None
+    value = read_json(path, refuse, data)
     reason = _first_difference(value, expected)
     if reason:
         raise refuse(reason)
     return value["transliterate"]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object and refuse a name that stands in it twice."""
-    built = dict(pairs)
-    if len(built) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
-    return built
 
 
 def _first_difference(value: Any, expected: Sequence[str]) -> str | None:

@@ -64,9 +64,12 @@ class ConsoleReporter:
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """Show a validation loss."""
         self._val = f"  val {metrics['val_loss']:.3f}"
+        told = f"bits per character {metrics['bits_per_char']:.3f}"
+        if metrics.get("bits_per_byte", metrics["bits_per_char"]) != metrics["bits_per_char"]:
+            told += f"  per byte {metrics['bits_per_byte']:.3f}"
         self.message(
             f"step {step}  validation loss {metrics['val_loss']:.4f}  perplexity "
-            f"{metrics['val_perplexity']:.2f}  bits per character {metrics['bits_per_char']:.3f}"
+            f"{metrics['val_perplexity']:.2f}  {told}"
         )
 
     def sample(self, step: int, text: str) -> None:

@@ -33,7 +33,8 @@ from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import CheckpointError, TinyError
 from tiny_transformer.runtime.random_state import generator_states
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.text.load import load_tokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.run_folder import METADATA, RunFolder, find_run
 from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.weights import load_weights, named_weights
@@ -71,7 +72,7 @@ class Checkpoint:
     path: Path
     step: int
     config: Config
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     weights: dict[str, Tensor]
     optimizer_state: dict[str, Tensor]
     generators: dict[str, Tensor]
@@ -115,7 +116,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     step: int,
     config: Config,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     hook_state: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -183,7 +184,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             path=path,
             step=metadata["step"],
             config=_config(path / _CONFIG, data[_CONFIG]),
-            tokenizer=CharTokenizer.load(path / _VOCABULARY, data[_VOCABULARY]),
+            tokenizer=load_tokenizer(path / _VOCABULARY, data[_VOCABULARY]),
             weights=_tensors(path / _MODEL, data[_MODEL]),
             optimizer_state=_tensors(path / _OPTIMIZER, data[_OPTIMIZER]),
             generators=_tensors(path / _GENERATORS, data[_GENERATORS]),
