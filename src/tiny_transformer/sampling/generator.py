@@ -8,7 +8,7 @@ encoded again, with or without a cache, so that both give the same text.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,7 @@ def generate_steps(
     seeds: Sequence[int] | None = None,
     forbidden: Sequence[int] = (),
     use_cache: bool = True,
+    bias: Mapping[int, float] | None = None,
 ) -> Iterator[Step]:
     """Yield `config.max_new_tokens` times the next token of each sequence.
 
@@ -62,6 +63,8 @@ def generate_steps(
             way its draws do not depend on the other sequences.
         forbidden: ids that are never generated.
         use_cache: False computes the whole context for every token.
+        bias: finite numbers that are added to the logits of these ids before any strategy.
+            Source: OpenAI's API reference, "logit_bias".
 
     Raises:
         PromptError: a prompt is empty or longer than the context.
@@ -76,17 +79,37 @@ def generate_steps(
     uniforms = _uniforms(keys if seeds is None else [(seed, "sample", 0) for seed in seeds])
     excluded = torch.tensor(list(forbidden), dtype=torch.int64)
     counts = _count(prompts, model.config.vocab_size) if config.penalizes else None
+    added = torch.zeros(model.config.vocab_size, dtype=torch.float64)
+    for token, amount in (bias or {}).items():
+        added[token] = amount
     context = _Context(model, prompts, use_cache=use_cache)
     chosen: Tensor | None = None
     for _ in range(config.max_new_tokens):
         with evaluating(model):
             logits = (context.start() if chosen is None else context.append(chosen)).cpu()
-            probabilities = next_token_probabilities(logits, config, excluded, counts)
+            biased = logits.double() + added if bias else logits
+            probabilities = next_token_probabilities(biased, config, excluded, counts)
             drawn = draw(probabilities, next(uniforms))
         chosen = drawn.clone()  # a tensor like any other, outside of inference mode
         if counts is not None:
             counts.generated.scatter_add_(1, chosen[:, None], torch.ones_like(chosen)[:, None])
         yield Step(chosen, logits)
+
+
+def score_prompt(model: Transformer, prompt: Sequence[int]) -> Float[Tensor, "T V"]:
+    """Return the model's log-probabilities of what follows each token of `prompt`.
+
+    Args:
+        model: is put into evaluation mode, and back into its own.
+        prompt: 1 to `context_length` ids.
+
+    Returns:
+        float64, in nats, on the CPU; row t is about the token after `prompt[t]`.
+    """
+    ids = torch.tensor([list(prompt)], device=model.lm_head.weight.device)  # (1, T)
+    with evaluating(model):
+        logits = model(ids)[0].cpu()  # (T, V)
+        return logits.double().log_softmax(dim=-1)
 
 
 def generate_tokens(

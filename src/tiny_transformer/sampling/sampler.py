@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, PromptError
 from tiny_transformer.sampling.generator import generate_steps
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.sampling.stopping import StoppableText
+from tiny_transformer.text.tokenizer import Tokenizer
 
 
 def encode_prompt(
     prompt: str,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     context_length: int,
     *,
     errors: str = "strict",
@@ -51,53 +55,109 @@ def encode_prompt(
     if len(ids) > context_length:
         if not crop:
             raise PromptError(
-                f"The prompt has {len(ids)} characters; the model sees {context_length} at once.",
+                f"The prompt has {len(ids)} {tokenizer.unit}s; the model sees {context_length} at "
+                "once.",
                 "Shorten it, or keep its end with --crop-prompt.",
             )
         ids = ids[-context_length:]
     return ids
 
 
-class StoppableText:
-    """A text that grows and ends before the first stop text in it.
+def forbidden_ids(
+    model: Transformer, tokenizer: Tokenizer, end_ids: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """Return the ids that must not be generated: those that spell no text.
+
+    They are the special ones, but for those that end a text, and those that the model has
+    beyond its tokenizer's, as imported models may.
 
     Args:
-        stop: the stop texts, none of them empty.
+        model: whose ids they are.
+        tokenizer: the one that it was trained with.
+        end_ids: ids that end a text; None takes the tokenizer's.
+    """
+    ends = tokenizer.end_ids if end_ids is None else end_ids
+    special = (token for token in tokenizer.special_ids if token not in ends)
+    return (*special, *range(tokenizer.vocab_size, model.config.vocab_size))
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token of one of several continuations, as it is drawn.
 
     Attributes:
-        text: what is certain so far: no stop text begins in it.
-        stopped: whether a stop text has come.
+        row: which continuation, counted from 0.
+        id: the token.
+        piece: the text that it spells; the bytes of half a character wait for the next.
+        text: what has become certain of the continuation with it (see `StoppableText`).
+        log_probabilities: the model's of every token, `(V,)` float64 in nats; None if not
+            asked for.
+        finish_reason: `"stop"` at a stop text or an end token, `"length"` at the last of
+            `max_new_tokens`; None where the continuation goes on.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = stop
-        self._held = ""  # may be the beginning of a stop text
-        self.text = ""
-        self.stopped = False
+    row: int
+    id: int
+    piece: str
+    text: str
+    log_probabilities: Float[Tensor, " V"] | None
+    finish_reason: Literal["stop", "length"] | None
 
-    def add(self, piece: str) -> str:
-        """Take the next piece; return what has become certain."""
-        if self.stopped:
-            return ""
-        self._held += piece
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            return self._release(min(found))
-        longest = max(map(len, self._stop), default=1)
-        for start in range(max(0, len(self._held) - longest + 1), len(self._held)):
-            if any(stop.startswith(self._held[start:]) for stop in self._stop):
-                return self._release(start)
-        return self._release(len(self._held))
 
-    def end(self) -> str:
-        """Nothing more will come; return what was held back."""
-        return "" if self.stopped else self._release(len(self._held))
+def continue_tokens(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    config: SamplingConfig,
+    *,
+    seeds: Sequence[int] | None = None,
+    end_ids: Sequence[int] | None = None,
+    use_cache: bool = True,
+    log_probabilities: bool = False,
+    bias: Mapping[int, float] | None = None,
+) -> Iterator[list[NewToken]]:
+    """Yield the next token of every continuation that has not ended, until all have.
 
-    def _release(self, length: int) -> str:
-        released, self._held = self._held[:length], self._held[length:]
-        self.text += released
-        return released
+    Args are those of `continue_prompts`, but the prompts are ids, and
+
+        end_ids: None takes the tokenizer's.
+        bias: is added to the logits of these ids before anything else (see `generate_steps`).
+
+    Raises:
+        PromptError: a prompt is empty or longer than the context.
+    """
+    ends = tokenizer.end_ids if end_ids is None else end_ids
+    texts = [StoppableText(config.stop) for _ in prompts]
+    streams = [tokenizer.stream(continues=True) for _ in prompts]
+    going_on = list(range(len(prompts)))
+    steps = generate_steps(
+        model,
+        prompts,
+        config,
+        seeds=seeds,
+        forbidden=forbidden_ids(model, tokenizer, ends),
+        use_cache=use_cache,
+        bias=bias,
+    )
+    for number, step in enumerate(steps, start=1):
+        of_all = step.log_probabilities() if log_probabilities else None
+        ids, drawn = step.ids.tolist(), []
+        for row in going_on:
+            chosen, text = ids[row], texts[row]
+            ended, last = chosen in ends, number == config.max_new_tokens
+            piece = "" if ended else streams[row].add(chosen)
+            if ended or last:
+                piece += streams[row].end()
+            certain = text.add(piece)
+            reason = "stop" if ended or text.stopped else "length" if last else None
+            if reason is not None:
+                certain += text.end()
+            own = None if of_all is None else of_all[row]
+            drawn.append(NewToken(row, chosen, piece, certain, own, reason))
+        going_on = [token.row for token in drawn if token.finish_reason is None]
+        yield drawn
+        if not going_on:
+            return
 
 
 @dataclass(frozen=True)
@@ -119,12 +179,12 @@ class Continuation:
 
 def continue_prompts(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     config: SamplingConfig,
     *,
     seeds: Sequence[int] | None = None,
-    end_ids: Sequence[int] = (),
+    end_ids: Sequence[int] | None = None,
     errors: str = "strict",
     crop: bool = False,
     use_cache: bool = True,
@@ -138,7 +198,7 @@ def continue_prompts(
         prompts: at least one; they take the place of `config.prompt`.
         config: strategy, length, stop texts and seed.
         seeds: of each prompt; None draws for prompt i from (`config.seed`, i).
-        end_ids: tokens that end a text and are not part of it.
+        end_ids: tokens that end a text and are not part of it; None takes the tokenizer's.
         errors: what to do with unknown characters of a prompt (see `encode_prompt`).
         crop: keep the end of a prompt that is longer than the context.
         use_cache: False computes the whole context for every token.
@@ -151,54 +211,46 @@ def continue_prompts(
         raise ConfigError("There is no prompt to continue; give at least one.")
     limit = model.config.context_length
     encoded = [encode_prompt(p, tokenizer, limit, errors=errors, crop=crop) for p in prompts]
-    rows = [_Row(StoppableText(config.stop)) for _ in prompts]
-    steps = generate_steps(
+    rows = [_Row() for _ in prompts]
+    for drawn in continue_tokens(
         model,
+        tokenizer,
         encoded,
         config,
         seeds=seeds,
-        forbidden=tokenizer.special_ids,
+        end_ids=end_ids,
         use_cache=use_cache,
-    )
-    for step in steps:
-        of_all = step.log_probabilities() if log_probabilities else None
-        for index, (row, chosen) in enumerate(zip(rows, step.ids.tolist(), strict=True)):
-            if row.ended:
-                continue
-            row.ids.append(chosen)
-            if of_all is not None:
-                row.log_probabilities.append(of_all[index, chosen].item())
-            if chosen in end_ids:
-                row.ended = True
-            elif config.stop:
-                row.text.add(tokenizer.decode([chosen]))
-                row.ended = row.text.stopped
-        if all(row.ended for row in rows):
-            break
-    for row in rows:
-        if not config.stop:
-            row.text.add(tokenizer.decode([i for i in row.ids if i not in end_ids]))
-        row.text.end()
+        log_probabilities=log_probabilities,
+    ):
+        for token in drawn:
+            rows[token.row].add(token)
     return [row.continuation() for row in rows]
 
 
 class _Row:
     """A continuation in the making."""
 
-    def __init__(self, text: StoppableText) -> None:
-        self.text = text
-        self.ids: list[int] = []
-        self.log_probabilities: list[float] = []
-        self.ended = False
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._ids: list[int] = []
+        self._log_probabilities: list[float] = []
+        self._reason: Literal["stop", "length"] = "length"
+
+    def add(self, token: NewToken) -> None:
+        self._pieces.append(token.text)
+        self._ids.append(token.id)
+        if token.log_probabilities is not None:
+            self._log_probabilities.append(token.log_probabilities[token.id].item())
+        self._reason = token.finish_reason or self._reason
 
     def continuation(self) -> Continuation:
-        reason = "stop" if self.ended else "length"
-        return Continuation(self.text.text, tuple(self.ids), tuple(self.log_probabilities), reason)
+        text = "".join(self._pieces)
+        return Continuation(text, tuple(self._ids), tuple(self._log_probabilities), self._reason)
 
 
 def stream_text(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: SamplingConfig,
     *,
     errors: str = "strict",
@@ -211,25 +263,32 @@ def stream_text(
     prompt = encode_prompt(
         config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
     )
-    steps = generate_steps(model, [prompt], config, forbidden=tokenizer.special_ids)
-    yield from text_of((int(step.ids) for step in steps), tokenizer, config.stop)
+    for drawn in continue_tokens(model, tokenizer, [prompt], config):
+        for token in drawn:
+            if token.text:
+                yield token.text
 
 
-def text_of(ids: Iterator[int], tokenizer: CharTokenizer, stop: Sequence[str]) -> Iterator[str]:
-    """Yield the text of ids as they come, up to the first stop text; it then asks for no more."""
-    text = StoppableText(stop)
+def text_of(ids: Iterator[int], tokenizer: Tokenizer, stop: Sequence[str]) -> Iterator[str]:
+    """Yield the text of ids that continue a prompt, as they come.
+
+    At the first stop text or end token it ends, and asks for no more ids.
+    """
+    text, stream = StoppableText(stop), tokenizer.stream(continues=True)
     for chosen in ids:
-        if piece := text.add(tokenizer.decode([chosen])):
+        if chosen in tokenizer.end_ids:
+            break
+        if piece := text.add(stream.add(chosen)):
             yield piece
         if text.stopped:
             return
-    if piece := text.end():
+    if piece := text.add(stream.end()) + text.end():
         yield piece
 
 
 def sample_text(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: SamplingConfig | None = None,
     *,
     n_samples: int = 1,
@@ -249,7 +308,8 @@ def sample_text(
         use_cache: False computes the whole context for every token.
 
     Returns:
-        Texts of `config.max_new_tokens` characters each, or fewer where a stop text came.
+        Texts of `config.max_new_tokens` tokens each, or fewer where a stop text or an end token
+        came.
 
     Raises:
         PromptError: the prompt cannot be encoded.

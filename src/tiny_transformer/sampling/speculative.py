@@ -167,7 +167,7 @@ class _Window:
     """A model, and what it sees of a sequence whose end may be replaced."""
 
     def __init__(self, model: Transformer, use_cache: bool) -> None:
-        self._model = model
+        self._model, self._device = model, model.lm_head.weight.device
         self._limit = model.config.context_length
         self._decoder = Decoder(model, 1) if use_cache and model.can_cache else None
         self._start = 0  # the first token in sight
@@ -191,7 +191,7 @@ class _Window:
         """Return the logits after each of the last `n_last` of `ids`, on the CPU."""
         cache = self._decoder.cache if self._decoder else None
         new = ids[self._start + (cache.length if cache is not None else 0) :]
-        tokens = torch.tensor(new, device=self._model.lm_head.weight.device)
+        tokens = torch.tensor(new, device=self._device)
         if self._decoder and len(new) == 1:
             return self._decoder.step(tokens).cpu()
         logits = self._model(tokens[None], cache, last_only=n_last == 1)  # (1, T or 1, V)

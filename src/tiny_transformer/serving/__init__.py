@@ -1,0 +1,1 @@
+"""A model behind HTTP, as the official `openai` client speaks to it."""
