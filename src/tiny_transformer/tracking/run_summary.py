@@ -14,6 +14,7 @@ from tiny_transformer.runtime.errors import RunError, StorageError, suggest
 from tiny_transformer.tracking.run_folder import RunFolder, step_of
 from tiny_transformer.tracking.run_log import bits_of, current_lines, metric_by_step, read_log
 
+IMPORTED = "imported"  # the event with which a run of another program's weights begins
 _AHEAD = ("diverged", "hook")  # events that may tell of an update before it is made
 _T = TypeVar("_T")
 
@@ -24,25 +25,29 @@ class RunSummary:
 
     Attributes:
         status: `complete`, `paused` (it reached `--training.stop-at`), `interrupted`,
-            `diverged`, `failed`, `training` (a process is at it), or `stopped` (it ended
-            without a word).
+            `diverged`, `failed`, `training` (a process is at it), `imported` (its weights are
+            another program's, and no update was made), or `stopped` (it ended without a word).
+        source: folder and model type of weights that were brought in.
         started: time of the first start, UTC.
         step: updates made.
         train_loss: mean of the last tenth of the training losses.
         val_loss: the last one.
         best_val_loss: the smallest one, at `best_step`.
+        bits_per_byte: of the last evaluation; the one loss to compare across tokenizers.
         tokens_per_second: median over the training lines.
     """
 
     run_id: str
     status: str
     started: str | None
+    source: str | None
     step: int
     max_steps: int | None
     train_loss: float | None
     val_loss: float | None
     best_val_loss: float | None
     best_step: int | None
+    bits_per_byte: float | None
     tokens_per_second: float | None
     n_parameters: int | None
     corpus: str | None
@@ -69,10 +74,12 @@ def summarize(folder: RunFolder, lines: list[dict[str, Any]] | None = None) -> R
         RunError: the run has no log.
     """
     lines = current_lines(read_log(folder.log) if lines is None else lines)
-    starts = [line for line in lines if line.get("event") in ("start", "resume")]
+    starts = [line for line in lines if line.get("event") in ("start", "resume", IMPORTED)]
     last: dict[str, Any] = starts[-1] if starts else {}
     train = metric_by_step(lines, "train", "loss")
     val = metric_by_step(lines, "eval", "val_loss")
+    bits = metric_by_step(lines, "eval", "bits_per_char")  # all that runs of characters once had
+    bits |= metric_by_step(lines, "eval", "bits_per_byte")
     speed = metric_by_step(lines, "train", "tokens_per_second")
     tail = list(train.values())[-max(1, len(train) // 10) :]
     numbers = [(loss, step) for step, loss in val.items() if math.isfinite(loss)]
@@ -83,12 +90,14 @@ def summarize(folder: RunFolder, lines: list[dict[str, Any]] | None = None) -> R
         run_id=folder.run_id,
         status=_status(folder, lines, done=max_steps is None or step >= max_steps),
         started=_of_kind(starts[0], "time", str) if starts else None,
+        source=_source(starts[0]) if starts else None,
         step=step,
         max_steps=max_steps,
         train_loss=sum(tail) / len(tail) if tail else None,
         val_loss=val[max(val)] if val else None,
         best_val_loss=best[0],
         best_step=best[1],
+        bits_per_byte=bits[max(bits)] if bits else None,
         tokens_per_second=median(speed.values()) if speed else None,
         n_parameters=_of_kind(last, "n_parameters", int),
         corpus=_of_kind(last, "corpus", str),
@@ -111,6 +120,12 @@ def _of_kind(line: dict[str, Any], name: str, kind: type[_T]) -> _T | None:
     return value if type(value) is kind else None
 
 
+def _source(start: dict[str, Any]) -> str | None:
+    """Return where the weights of an imported run came from."""
+    source = _of_kind(start, "source", dict)
+    return None if source is None else f"{source.get('folder')} ({source.get('model_type')})"
+
+
 def _hook_names(start: dict[str, Any]) -> tuple[str, ...]:
     entries = [h for h in _of_kind(start, "hooks", list) or [] if isinstance(h, dict)]
     return tuple(str(h.get("name")) for h in entries if h.get("enabled", True))
@@ -121,6 +136,8 @@ def _status(folder: RunFolder, lines: list[dict[str, Any]], *, done: bool) -> st
         if folder.is_locked():
             return "training"
     event = lines[-1].get("event") if lines else None
+    if any(line.get("event") == IMPORTED for line in lines):
+        return IMPORTED
     if event == "end":
         return "complete" if done else "paused"
     return event if event in ("interrupted", "diverged", "failed") else "stopped"
