@@ -4,15 +4,16 @@
 
 Every architecture choice is exported to every format, with random weights that are nowhere
 zero or one, in a context of 16 tokens. A number is the largest difference of a logit that the
-parity gate found; `no` is followed by the settings that keep the model out. It takes some
-minutes.
+parity gate found; `no` is followed by the settings that keep the model out. A few architectures
+are exported as int8 too, and compared with the quantised model. It takes some minutes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.interop import gguf_file, huggingface
 from tiny_transformer.interop.export import export_model
-from tiny_transformer.interop.formats import FORMATS, faults
+from tiny_transformer.interop.formats import FORMATS, faults, quantized_for
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.text.tokenizer import CharTokenizer
 
@@ -55,6 +56,23 @@ CHANGES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
+# Those that are exported as int8 too, with an MLP of whole blocks.
+QUANTIZED = (
+    "GPT-2",
+    "GPT-2, `tie_weights: false`",
+    "GPT-2, `token_window: 4`",
+    "Llama",
+    "Llama, `qk_norm: true`",
+)
+_D_FF = 64
+
+
+def quantized_architectures() -> dict[str, ModelConfig]:
+    """Return the architectures that are exported as int8 too, by what their rows are called."""
+    every = architectures()
+    return {row: dataclasses.replace(every[row], d_ff=_D_FF) for row in QUANTIZED}
+
+
 def architectures() -> dict[str, ModelConfig]:
     """Return every row's architecture by what the row is called."""
     rows = {}
@@ -74,16 +92,21 @@ def refusal(config: ModelConfig, format_name: str) -> str:
     return f"no: {', '.join(reasons)}" if reasons else ""
 
 
-def measure(config: ModelConfig, format_name: str) -> str:
+def measure(config: ModelConfig, format_name: str, quantize: str | None = None) -> str:
     """Export a model, and return its cell."""
+    chosen = FORMATS[format_name]
     refused = refusal(config, format_name)
     if refused:
         return refused
+    if quantize is not None and chosen.quantize is None:
+        return f"no: {quantize}"
     model = Transformer(config, seed=1).eval()
     noise = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.2)
+    if quantize is not None:
+        model = quantized_for(model, chosen, quantize)
     with tempfile.TemporaryDirectory() as folder:
         parity = export_model(model, CharTokenizer(), format_name, Path(folder) / "out")
     return f"{parity.largest_difference:.0e}" if parity.largest_difference else "0"
@@ -111,10 +134,10 @@ def _values(takes: Mapping[str, tuple[object, ...]], setting: str) -> str:
     return " ".join(words)
 
 
-def parity_table(measured: Mapping[tuple[str, str], str]) -> str:
+def parity_table(rows: Iterable[str], measured: Mapping[tuple[str, str], str]) -> str:
     """Return the table of cells by (row, format)."""
     cells = [["architecture", *FORMATS]]
-    for row in architectures():
+    for row in rows:
         cells.append([row, *(measured[row, name] for name in FORMATS)])
     return _rows(cells)
 
@@ -129,14 +152,20 @@ def replace_section(page: str, name: str, content: str) -> str:
 
 def main() -> None:
     """Measure everything and write the page."""
-    measured = {}
-    for row, config in architectures().items():
-        for name in FORMATS:
-            measured[row, name] = measure(config, name)
-            print(f"{row:<32}{name:<14}{measured[row, name]}", flush=True)
+    sections = {"forms": forms_table()}
+    for section, quantize, rows in (
+        ("parity", None, architectures()),
+        ("int8", "int8", quantized_architectures()),
+    ):
+        measured = {}
+        for row, config in rows.items():
+            for name in FORMATS:
+                measured[row, name] = measure(config, name, quantize)
+                print(f"{section:<8}{row:<32}{name:<14}{measured[row, name]}", flush=True)
+        sections[section] = parity_table(rows, measured)
     page = PAGE.read_text(encoding="utf-8")
-    page = replace_section(page, "forms", forms_table())
-    page = replace_section(page, "parity", parity_table(measured))
+    for section, table in sections.items():
+        page = replace_section(page, section, table)
     PAGE.write_text(page, encoding="utf-8")
 
 

@@ -38,6 +38,26 @@ def test_the_table_has_every_choice_every_format_and_every_reason() -> None:
                 assert float(cell) <= FORMATS[format_name].tolerance
 
 
+@pytest.mark.requirement("quantize.export")
+def test_the_table_of_int8_has_every_format_and_what_refuses_it() -> None:
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section("int8").splitlines()
+    )
+    assert header == ["architecture", *FORMATS]
+    assert [row[0] for row in rows] == list(export_table.QUANTIZED)
+    architectures = export_table.quantized_architectures()
+    for name, *cells in rows:
+        for format_name, cell in zip(FORMATS, cells, strict=True):
+            refused = export_table.refusal(architectures[name], format_name)
+            if refused:
+                assert cell == refused
+            elif FORMATS[format_name].quantize is None:
+                assert cell == "no: int8"
+            else:
+                assert float(cell) <= FORMATS[format_name].tolerance
+
+
 def test_the_forms_are_those_of_the_code() -> None:
     assert section("forms") == export_table.forms_table()
 
@@ -53,6 +73,8 @@ def test_a_cell_is_measured() -> None:
     threads = torch.get_num_threads()
     assert 0 < float(export_table.measure(config, "huggingface")) < 1e-5
     assert torch.get_num_threads() == threads
+    assert export_table.measure(config, "safetensors", "int8") == "0"
+    assert export_table.measure(config, "huggingface", "int8") == "no: int8"
     windowed = config_of(**GPT2, token_window=2)
     assert export_table.measure(windowed, "huggingface") == "no: token_window"
 

@@ -12,8 +12,9 @@ from tests.interop.helpers import GPT2, LLAMA, QWEN3, exportable
 from tests.model.architectures import largest_difference, token_ids
 
 from tiny_transformer.interop.export import export_model
-from tiny_transformer.interop.gguf_file import byte_letters, load_gguf
+from tiny_transformer.interop.gguf_file import load_gguf
 from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.text.bpe_json import byte_letters
 from tiny_transformer.text.normalize import ALLOWED
 from tiny_transformer.text.tokenizer import CharTokenizer
 

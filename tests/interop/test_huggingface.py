@@ -109,8 +109,8 @@ def test_batches_are_padded_as_ours(tokenizer: Any) -> None:
 def test_a_tokenizer_with_another_id_is_refused(tokenizer: Any) -> None:
     check_tokenizer(tokenizer, OURS)
 
-    def swapped(text: str) -> dict[str, list[int]]:
-        ids: list[int] = tokenizer(text)["input_ids"]
+    def swapped(text: str, **options: bool) -> dict[str, list[int]]:
+        ids: list[int] = tokenizer(text, **options)["input_ids"]
         others = {70: 71, 71: 70}
         return {"input_ids": [others.get(index, index) for index in ids]}
 

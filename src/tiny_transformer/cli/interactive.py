@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiny_transformer.cli.options import Device, FlatRun, parse
+from tiny_transformer.cli.own_parts import tell_own_parts
+from tiny_transformer.cli.quantizing import build_quantized, check_quantize
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.config.loading import validate
 from tiny_transformer.runtime.device import resolve_device
@@ -45,6 +47,8 @@ class Interactive:
     """Type prompts to a trained model; /help in it lists its commands."""
 
     run: FlatRun
+    quantize: str | None = None
+    """int8 rounds the weights to 8 bits; the file of the run stays as it is."""
     device: Device = "auto"
     """auto takes CUDA, then MPS, then CPU."""
 
@@ -56,12 +60,17 @@ class Session:
         checkpoint: the model and its vocabulary.
         write: takes each piece of output.
         device: where the model computes.
+        quantize: the name of a quantisation, or None.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, write: Callable[[str], object], device: str = "auto"
+        self,
+        checkpoint: Checkpoint,
+        write: Callable[[str], object],
+        device: str = "auto",
+        quantize: str | None = None,
     ) -> None:
-        self.model = checkpoint.build_model(device=resolve_device(device))
+        self.model = build_quantized(checkpoint, resolve_device(device), quantize)
         self.tokenizer = checkpoint.tokenizer
         self.sampling = dataclasses.replace(checkpoint.config.sampling, max_new_tokens=300)
         self.errors = "strict"
@@ -138,8 +147,10 @@ def _write(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Interactive, arguments, "interactive")
-    checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
-    session = Session(checkpoint, _write, options.device)
+    check_quantize(options.quantize)
+    run, checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)
+    tell_own_parts(run, checkpoint)
+    session = Session(checkpoint, _write, options.device, options.quantize)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 are unknown characters
     if sys.stdin.isatty():

@@ -13,10 +13,11 @@ from torch import Tensor
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.config.loading import config_from_dict, read_settings
 from tiny_transformer.interop.forms import Form
+from tiny_transformer.model.quantized import is_quantized
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
 from tiny_transformer.runtime.errors import TinyError
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 
 CONFIG, VOCABULARY = "config.json", "vocab.json"
 MODEL_FORMAT, MODEL_VERSION = "tiny_transformer.model", 1
@@ -30,18 +31,22 @@ class ExportError(TinyError):
     """A model that a format cannot carry, or a file that was not worth keeping."""
 
 
+class ImportRefusedError(TinyError):
+    """A folder of another program that is damaged, or whose model cannot be carried."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is exported.
 
     Attributes:
-        model: float32, on the CPU, in evaluation mode.
+        model: float32, or int8 with float32 scales, on the CPU, in evaluation mode.
         tokenizer: its vocabulary.
         name: what the files call it.
     """
 
     model: Transformer
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     name: str
 
 
@@ -57,6 +62,8 @@ class Format:
         packages: modules that both import, beyond what this package needs anyway.
         forms: the architectures that the format knows by name; none where it carries any.
         tolerance: the largest difference of a logit that passes.
+        quantize: returns the copy with int8 weights that the format stores as they are; None
+            where it carries float weights alone.
         notes: what a user should know, a sentence each.
     """
 
@@ -66,6 +73,7 @@ class Format:
     packages: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     tolerance: float = 1e-4
+    quantize: Callable[[Transformer], Transformer] | None = None
     notes: tuple[str, ...] = ()
 
     def require_packages(self) -> None:
@@ -82,6 +90,8 @@ def write_settings(subject: Subject, folder: Path) -> None:
     """Write the architecture and the vocabulary, which a reader of bare weights needs."""
     settings = dataclasses.asdict(subject.model.config)
     record = {"format": MODEL_FORMAT, "version": MODEL_VERSION, "model": settings}
+    if is_quantized(subject.model):
+        record["quantization"] = "int8"
     files.write_json(folder / CONFIG, record)
     subject.tokenizer.save(folder / VOCABULARY)
 

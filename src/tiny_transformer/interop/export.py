@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tiny_transformer.interop.base import ExportError, Subject
-from tiny_transformer.interop.formats import check_carried, find_format
+from tiny_transformer.interop.formats import check_carried, check_quantized, find_format
 from tiny_transformer.interop.parity import Parity, check_parity
+from tiny_transformer.model.quantized import is_quantized
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.training.weights import weights_hash
 
 RECORD = "export.json"
@@ -21,11 +24,12 @@ RECORD = "export.json"
 
 def export_model(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     format_name: str,
     out: str | Path,
     *,
     name: str = "tiny-transformer",
+    about: Mapping[str, Any] | None = None,
 ) -> Parity:
     """Write `model` as a folder in another format, if what was written computes the same.
 
@@ -34,11 +38,13 @@ def export_model(
     far the two were apart.
 
     Args:
-        model: any model; a float32 copy of it is exported, from the CPU.
+        model: any model; a float32 copy of it is exported, from the CPU. One that
+            `quantized_for` made keeps its int8 weights.
         tokenizer: its vocabulary.
         format_name: one of `FORMATS`.
         out: the folder to make.
         name: what the files call the model.
+        about: JSON-ready values that `export.json` is to hold as well.
 
     Returns:
         The largest difference that was found, over all files.
@@ -49,9 +55,10 @@ def export_model(
         StorageError: the folder cannot be written.
     """
     chosen, out = find_format(format_name), Path(out)
-    if out.exists() or out.is_symlink():
-        raise ExportError(f"{out} exists already. Remove it, or choose another place with --out.")
+    check_free(out)
     check_carried(model.config, chosen)
+    if is_quantized(model):
+        check_quantized(chosen)
     chosen.require_packages()
     ours = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     with files.staged_directory(out) as folder:
@@ -66,5 +73,12 @@ def export_model(
             sum(one.logits for one in found),
         )
         record = {"format": chosen.name, "model": name, "weights": weights_hash(ours)}
+        record |= about or {}
         files.write_json(folder / RECORD, {**record, "parity": dataclasses.asdict(parity)})
     return parity
+
+
+def check_free(out: Path) -> None:
+    """Raise `ExportError` if something is there already."""
+    if out.exists() or out.is_symlink():
+        raise ExportError(f"{out} exists already. Remove it, or choose another place with --out.")

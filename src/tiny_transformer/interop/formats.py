@@ -13,6 +13,8 @@ from tiny_transformer.interop import (
 )
 from tiny_transformer.interop.base import ExportError, Format
 from tiny_transformer.interop.forms import nearest_form
+from tiny_transformer.model.quantized import find_quantization
+from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import suggest
 
 FORMATS: dict[str, Format] = {
@@ -39,6 +41,36 @@ def find_format(name: str) -> Format:
         known = "" if near.startswith("Valid") else f" The formats are: {', '.join(FORMATS)}."
         raise ExportError(f"{name!r} is not an export format. {near}{known}")
     return FORMATS[name]
+
+
+def quantized_for(model: Transformer, chosen: Format, name: str) -> Transformer:
+    """Return the copy of a model with int8 weights that a format stores as they are.
+
+    Raises:
+        ExportError: the format carries float weights alone, or not this model, or a package is
+            missing.
+        ConfigError: no quantisation has this name, or the model cannot be quantised.
+    """
+    find_quantization(name)
+    check_quantized(chosen)
+    check_carried(model.config, chosen)
+    chosen.require_packages()
+    assert chosen.quantize is not None
+    return chosen.quantize(model)
+
+
+def check_quantized(chosen: Format) -> None:
+    """Refuse a format that carries no int8 weights.
+
+    Raises:
+        ExportError: names the formats that do.
+    """
+    if chosen.quantize is None:
+        carriers = ", ".join(name for name, other in FORMATS.items() if other.quantize)
+        raise ExportError(
+            f"The format {chosen.name} carries float32 weights alone. Formats that carry int8: "
+            f"{carriers}."
+        )
 
 
 def faults(config: ModelConfig, form: Format) -> dict[str, str]:

@@ -1,9 +1,8 @@
-"""GGUF, the file of llama.cpp: a GPT-2, a Llama or a Qwen3 with the character vocabulary.
+"""GGUF, the file of llama.cpp: a GPT-2, a Llama or a Qwen3.
 
 Notable: llama.cpp turns a Llama's neighbouring pairs by the rotary angles, where ours are
 half a head apart, so the rows of its query and key matrices change places. Its GPT-2 computes
-the tanh form of GELU and no other. A byte-level vocabulary must have a merge: the one here
-joins two characters that no text of ours holds.
+the tanh form of GELU and no other.
 """
 
 from __future__ import annotations
@@ -19,10 +18,12 @@ from torch import Tensor
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.interop.base import Format, Logits, Subject
 from tiny_transformer.interop.forms import GPT2, LLAMA, QWEN3, Form, nearest_form
-from tiny_transformer.interop.huggingface import joined_projections, renamed
+from tiny_transformer.interop.gguf_vocabulary import add_vocabulary
+from tiny_transformer.interop.q8_0 import packed_weights, quantize_q8_0
+from tiny_transformer.interop.weight_names import renamed
+from tiny_transformer.model.quantized import is_quantized
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
-from tiny_transformer.text.tokenizer import CharTokenizer
 from tiny_transformer.training.weights import load_weights, named_weights
 
 FILE = "model.gguf"
@@ -52,19 +53,17 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.down_proj": "ffn_down",
 }
-_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of token
 
 
 def _weights(model: Transformer, architecture: str) -> dict[str, Tensor]:
-    weights = {renamed(name, _NAMES): tensor for name, tensor in named_weights(model).items()}
+    weights = {renamed(name, _NAMES): tensor for name, tensor in packed_weights(model).items()}
     config = model.config
     for layer in range(config.n_layers):
         prefix = f"blk.{layer}.attn_"
         if architecture == "gpt2":
             for kind in ("weight", "bias"):
-                for letter in "qkv":
-                    del weights[f"{prefix}{letter}.{kind}"]
-                weights[f"{prefix}qkv.{kind}"] = joined_projections(model, layer, kind)
+                parts = [weights.pop(f"{prefix}{letter}.{kind}") for letter in "qkv"]
+                weights[f"{prefix}qkv.{kind}"] = torch.cat(parts)  # (3 C, ...)
         if architecture == "llama":
             for letter in "qk":
                 name = f"{prefix}{letter}.weight"
@@ -83,18 +82,6 @@ def _from_neighbours(weight: Tensor, head_dim: int) -> Tensor:
     return heads.transpose(1, 2).flatten(0, 2).contiguous()
 
 
-def byte_letters() -> dict[int, str]:
-    """Return the letter that stands for each byte in a byte-level vocabulary.
-
-    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section
-    2.2, and the `bytes_to_unicode` of its code: a byte that prints stands for itself.
-    """
-    printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printing]
-    letters = {byte: chr(byte) for byte in printing}
-    return letters | {byte: chr(256 + index) for index, byte in enumerate(others)}
-
-
 def _write(subject: Subject, folder: Path) -> None:
     import gguf
 
@@ -104,10 +91,13 @@ def _write(subject: Subject, folder: Path) -> None:
         path = Path(elsewhere) / FILE
         writer = gguf.GGUFWriter(path, architecture)
         writer.add_name(subject.name)
+        kinds = gguf.LlamaFileType
+        writer.add_file_type(kinds.MOSTLY_Q8_0 if is_quantized(subject.model) else kinds.ALL_F32)
         _add_sizes(writer, config)
-        _add_vocabulary(writer, subject.tokenizer)
+        add_vocabulary(writer, subject.tokenizer, config.vocab_size)
         for name, tensor in _weights(subject.model, architecture).items():
-            writer.add_tensor(name, tensor.contiguous().numpy())
+            kind = gguf.GGMLQuantizationType.Q8_0 if tensor.dtype == torch.uint8 else None
+            writer.add_tensor(name, tensor.contiguous().numpy(), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -116,9 +106,6 @@ def _write(subject: Subject, folder: Path) -> None:
 
 
 def _add_sizes(writer: Any, config: ModelConfig) -> None:
-    import gguf
-
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.d_model)
@@ -136,24 +123,6 @@ def _add_sizes(writer: Any, config: ModelConfig) -> None:
     writer.add_value_length(config.head_dim)
 
 
-def _add_vocabulary(writer: Any, tokenizer: CharTokenizer) -> None:
-    letters = byte_letters()
-    n_special = len(tokenizer.special_ids)
-    characters = [letters[ord(token)] for token in tokenizer.tokens[n_special:]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list([*tokenizer.tokens[:n_special], *characters])
-    writer.add_token_types([_CONTROL, _UNKNOWN, *[_NORMAL] * len(characters)])
-    writer.add_token_merges([f"{letters[0]} {letters[0]}"])
-    # Without these llama.cpp takes token 11 of GPT-2's vocabulary, which is a character of ours.
-    writer.add_bos_token_id(tokenizer.pad_id)
-    writer.add_eos_token_id(tokenizer.pad_id)
-    writer.add_pad_token_id(tokenizer.pad_id)
-    writer.add_unk_token_id(tokenizer.unk_id)
-    writer.add_add_bos_token(False)
-    writer.add_add_eos_token(False)
-
-
 def load_gguf(path: Path) -> Transformer:
     """Return the model in a file that this module wrote, from what the file says alone."""
     import gguf
@@ -166,7 +135,10 @@ def load_gguf(path: Path) -> Transformer:
 
     architecture = ""
     architecture = said("general.architecture")
-    stored = {t.name: torch.from_numpy(t.data.copy()) for t in reader.tensors}
+    stored = {
+        t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy())
+        for t in reader.tensors
+    }
     rms = architecture != "gpt2"
     config = ModelConfig(
         n_layers=said("*.block_count"),
@@ -211,8 +183,9 @@ FORMAT = Format(
     _read,
     packages=("gguf",),
     forms=FORMS,
+    quantize=quantize_q8_0,
     notes=(
-        "llama.cpp drops a character that the vocabulary lacks; normalise a prompt first.",
+        "llama.cpp drops what the character vocabulary lacks; normalise a prompt first.",
         "llama.cpp keeps keys and values, and attends, in 16 bits unless it is told "
         "--cache-type-k f32 --cache-type-v f32 --flash-attn off.",
     ),

@@ -5,12 +5,15 @@
                  (L, B, H_kv, P, D), and with a token
                  window earlier_ids (B, token_window - 1)   -> logits (B, V), keys, values
 
+Int8 weights are initialisers, and DequantizeLinear turns them to floats.
+
 Batch, length T and past P are free; P begins at 0, and ends below the context's length.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.export import Dim
@@ -34,6 +38,8 @@ from tiny_transformer.interop.base import (
 )
 from tiny_transformer.interop.torch_export import any_size, check_context
 from tiny_transformer.interop.traceable import NONE, OneStep, WholeSequence
+from tiny_transformer.model.quantized import Int8Linear, quantize_int8
+from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
 
 WHOLE, STEP = "model.onnx", "step.onnx"
@@ -41,15 +47,49 @@ _PAST = 3  # tokens before the one of the traced example
 
 
 def _write(subject: Subject, folder: Path) -> None:
-    config = subject.model.config
+    model, config = _with_dequantized_linear(subject.model), subject.model.config
     check_context(config)
     ids, sizes = any_size(config)
-    whole = _graph(WholeSequence(subject.model), {"ids": ids}, {"ids": sizes}, ["logits"])
+    whole = _graph(WholeSequence(model), {"ids": ids}, {"ids": sizes}, ["logits"])
     files.write_bytes(folder / WHOLE, whole)
     example, step_sizes = _step_example(config)
     outputs = ["logits", "keys", "values"]
-    files.write_bytes(folder / STEP, _graph(OneStep(subject.model), example, step_sizes, outputs))
+    files.write_bytes(folder / STEP, _graph(OneStep(model), example, step_sizes, outputs))
     write_settings(subject, folder)
+
+
+class _DequantizedLinear(nn.Module):
+    """A linear layer as ONNX says it: DequantizeLinear, then a product.
+
+    What the layer computes itself, a cast of a constant, the exporter would compute at once, and
+    store floats.
+    """
+
+    def __init__(self, linear: Int8Linear) -> None:
+        super().__init__()
+        self.weight_int8, self.weight_scale = linear.weight_int8, linear.weight_scale
+        self.bias = linear.bias
+
+    def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B N"]:
+        """Multiply by the weight and add the bias."""
+        weight = torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (self.weight_int8, self.weight_scale.flatten()),
+            {"axis": 0},
+            dtype=torch.float32,
+            shape=self.weight_int8.shape,
+        )  # (N, K)
+        return F.linear(x, weight, self.bias)
+
+
+def _with_dequantized_linear(model: Transformer) -> Transformer:
+    """Return a model whose int8 layers an exporter keeps as int8."""
+    twin = copy.deepcopy(model)
+    for parent in list(twin.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Int8Linear):
+                setattr(parent, name, _DequantizedLinear(child))
+    return twin
 
 
 def _step_example(config: ModelConfig) -> tuple[dict[str, Tensor], dict[str, dict[int, Any]]]:
@@ -147,4 +187,10 @@ def _stepwise(step: Any, config: ModelConfig, ids: np.ndarray) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-FORMAT = Format("onnx", _write, _read, packages=("onnx", "onnxscript", "onnxruntime"))
+FORMAT = Format(
+    "onnx",
+    _write,
+    _read,
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    quantize=quantize_int8,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,32 +31,45 @@ class Parity:
     logits: int
 
 
-def fixed_inputs(config: ModelConfig) -> list[Tensor]:
+def fixed_inputs(config: ModelConfig, longest: int | None = None) -> list[Tensor]:
     """Return ids `(B, T)` of three shapes, the same on every machine.
 
     One token; a few short sequences, so that batch and length are seen to vary; and one
     sequence that fills the context, so that every position is used.
+
+    Args:
+        config: the architecture.
+        longest: cut the last one there.
     """
-    shapes = [(1, 1), (3, min(7, config.context_length)), (1, config.context_length)]
+    length = min(config.context_length, longest or config.context_length)
+    shapes = [(1, 1), (3, min(7, length)), (1, length)]
     draws = generator("interop", "parity")
     return [torch.randint(config.vocab_size, shape, generator=draws) for shape in shapes]
 
 
 @torch.no_grad()
-def check_parity(model: Transformer, theirs: Logits, *, allowed: float, what: str) -> Parity:
-    """Compare logits on the fixed inputs.
+def check_parity(
+    model: Transformer,
+    theirs: Logits,
+    *,
+    allowed: float,
+    what: str,
+    inputs: Sequence[Tensor] | None = None,
+) -> Parity:
+    """Compare logits on some inputs.
 
     Args:
         model: ours, in evaluation mode on the CPU.
         theirs: what was read back.
         allowed: the largest difference that passes, inclusive.
         what: the file, as the message names it.
+        inputs: ids `(B, T)` to compare on; None takes the fixed ones.
 
     Raises:
         ExportError: a logit differs by more, or is not a number; the message says where.
     """
     largest, compared = 0.0, 0
-    for ids in fixed_inputs(model.config):
+    for ids in fixed_inputs(model.config) if inputs is None else inputs:
         ours, other = model(ids), theirs(ids)
         if ours.shape != other.shape:
             raise ExportError(

@@ -13,6 +13,7 @@ from torch.export import Dim
 from tiny_transformer.config import ModelConfig
 from tiny_transformer.interop.base import ExportError, Format, Logits, Subject, write_settings
 from tiny_transformer.interop.traceable import WholeSequence
+from tiny_transformer.model.quantized import quantize_int8
 from tiny_transformer.runtime import files
 
 PROGRAM = "model.pt2"
@@ -62,4 +63,4 @@ def _read(folder: Path) -> Mapping[str, Logits]:
     return {PROGRAM: program.module()}
 
 
-FORMAT = Format("torch-export", _write, _read)
+FORMAT = Format("torch-export", _write, _read, quantize=quantize_int8)

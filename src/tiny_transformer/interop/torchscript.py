@@ -12,6 +12,7 @@ import torch
 from tiny_transformer.interop.base import Format, Logits, Subject, write_settings
 from tiny_transformer.interop.torch_export import any_size
 from tiny_transformer.interop.traceable import WholeSequence
+from tiny_transformer.model.quantized import quantize_int8
 from tiny_transformer.runtime import files
 
 SCRIPT = "model.ts"
@@ -41,5 +42,6 @@ FORMAT = Format(
     "torchscript",
     _write,
     _read,
+    quantize=quantize_int8,
     notes=("PyTorch has deprecated TorchScript; where you can choose, take torch-export.",),
 )

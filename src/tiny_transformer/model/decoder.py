@@ -23,6 +23,7 @@ from tiny_transformer.model.kv_cache import KVCache, LayerCache, check_fits
 from tiny_transformer.model.layer_norm import LayerNorm, RMSNorm
 from tiny_transformer.model.mlp import MLP
 from tiny_transformer.model.positional import RotaryTable, apply_rotary
+from tiny_transformer.model.quantized import Int8Linear
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.model.transformer_block import TransformerBlock
 from tiny_transformer.model.unequal import Unequal
@@ -32,7 +33,7 @@ _FUSED_UP_TO = 8  # query heads of all sequences; above, two plain products are 
 
 _REFERENCE = {
     *(TransformerBlock, MultiHeadAttention, MLP, LayerNorm, RMSNorm, RotaryTable),
-    *(Dropout, nn.Linear),
+    *(Dropout, nn.Linear, Int8Linear),
 }
 Function = Callable[[Tensor], Tensor]
 
@@ -43,8 +44,8 @@ class Decoder:
     Args:
         model: in evaluation mode, of any parts; where a module is not the reference's, or is
             watched by a PyTorch hook, a step is the model's own forward pass. The weights are
-            read when the decoder is built: a training step between two tokens would go
-            unnoticed in part.
+            read when the decoder is built, and int8 ones turned to floats once: a training step
+            between two tokens would go unnoticed in part.
         batch_size: sequences side by side.
 
     Attributes:

@@ -64,8 +64,7 @@ class Unequal:
         Returns:
             Their first vectors, their positions, and what is added to their scores.
         """
-        weight = self._model.lm_head.weight
-        x = weight.new_empty(len(column), weight.shape[1])
+        x = self._mask.new_empty(len(column), self._model.config.d_model)
         for length in set(self._lengths):
             rows = [row for row, own in enumerate(self._lengths) if own == length]
             n_recent = min(length, self._recent.shape[1])
