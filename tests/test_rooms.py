@@ -1,7 +1,8 @@
 """Imports go down the floors of the package, never up, and never in a circle.
 
 An import for type checking alone is held to the floors like any other. It makes no circle: it
-is never run, and two files of one room may name each other's types.
+is never run, and two files of one room may name each other's types. Nor does what stands under
+`if __name__ == "__main__":`, which is not run when a file is imported.
 """
 
 from __future__ import annotations
@@ -79,11 +80,11 @@ def imported_names(module: str, tree: ast.AST) -> Iterator[str]:
 
 
 class WithoutTypeChecking(ast.NodeTransformer):
-    """Drops what stands under `if TYPE_CHECKING:`."""
+    """Drops what stands under `if TYPE_CHECKING:` and `if __name__ == "__main__":`."""
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
         self.generic_visit(node)
-        return node.orelse if for_type_checking(node) else node
+        return node.orelse if for_type_checking(node) or for_running(node) else node
 
 
 def for_type_checking(node: ast.AST) -> bool:
@@ -92,6 +93,11 @@ def for_type_checking(node: ast.AST) -> bool:
         "TYPE_CHECKING",
         "typing.TYPE_CHECKING",
     }
+
+
+def for_running(node: ast.If) -> bool:
+    """Tell whether a statement is `if __name__ == "__main__":`."""
+    return ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 def import_graph(
@@ -278,6 +284,14 @@ def test_types_may_name_each_other(tmp_path: Path) -> None:
     graph = plant(tmp_path, files, for_types=False)
     assert graph["tiny_transformer.model.a"] == {"tiny_transformer.model.mlp"}
     assert find_circle(graph) == []
+
+
+def test_a_file_that_is_run_may_import_what_imports_it(tmp_path: Path) -> None:
+    a = "if __name__ == '__main__':\n    from .b import B\n"
+    files = PLANTED | {"model/a.py": a, "model/b.py": "from .a import A"}
+    assert find_circle(plant(tmp_path, files, for_types=False)) == []
+    upward = "if __name__ == '__main__':\n    from tiny_transformer.training import trainer"
+    assert upward_imports(plant(tmp_path, PLANTED | {"model/mlp.py": upward}))
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def _break_memory(monkeypatch: Patch) -> None:
         (_break_torch, "PyTorch", "torch", "pytorch.org"),
         (_break_device, "device", "the driver does not answer", "--training.device cpu"),
         (_break_matmul, "matrix product", "nan", "force-reinstall"),
+        (_break_matmul, "precision", "nan", "--training.precision float32"),
         (_break_softmax, "softmax", "nan", "force-reinstall"),
         (_break_autograd, "gradients", "differs", "force-reinstall"),
         (_break_training, "training step", "loss", "force-reinstall"),
@@ -188,6 +189,7 @@ def test_what_is_broken_is_found_with_its_remedy(
     [
         (shutil, "which", lambda name: None, "git", "Install git"),
         (torch, "get_num_threads", lambda: 4096, "threads", "OMP_NUM_THREADS"),
+        (doctor_checks, "_NOTEBOOKS", ("json", "no_jupyter"), "notebooks", "make install"),
         (doctor_operations, "gemm_flops", lambda *_: 1e6, "speed", "smaller model"),
         (doctor_checks, "_LEAST_FREE", 1 << 80, "cache folder", "roomy folder"),
         (doctor, "measure_activations", lambda *_: 1, "memory estimate", "larger of the two"),
@@ -207,6 +209,23 @@ def test_a_warning_has_a_remedy_and_is_no_failure(
     found = next(check for check in report["checks"] if check["name"] == name)
     assert (status, found["status"]) == (0, "WARN")
     assert remedy in found["remedy"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_precision_that_auto_takes_is_named_with_how_far_a_product_is_off(
+    precision: str, monkeypatch: Patch
+) -> None:
+    """Rounding to bfloat16 is off by more than a thousandth, and by less than a hundredth."""
+    monkeypatch.setattr(device, "computes_bfloat16", lambda device: precision == "bfloat16")
+    outcome = doctor_operations.check_precision()
+    off = float(outcome.finding.split("off by ")[1].split()[0])
+    assert outcome.status == "OK" and outcome.finding.startswith(precision)
+    assert 1e-3 < off < 1e-2 if precision == "bfloat16" else off < 1e-6
+
+
+def test_notebooks_that_can_run_are_no_warning(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(doctor_checks, "_NOTEBOOKS", ("json", "csv"))
+    assert doctor_checks.check_notebooks() == Outcome("OK", "json and csv are installed")
 
 
 def test_a_check_that_raises_is_a_finding_and_the_others_still_run(

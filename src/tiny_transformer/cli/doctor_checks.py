@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ Status = Literal["OK", "WARN", "FAIL"]
 
 _DISTRIBUTION = "tiny-transformer"
 _MODULES = {"pyyaml": "yaml"}  # where a distribution's module has another name
+_NOTEBOOKS = ("jupyterlab", "ipykernel")
 _LEAST_PYTHON = (3, 11)
 _LEAST_FREE = 1 << 30  # bytes; a run with a few checkpoints of the base model takes less
 
@@ -125,22 +127,18 @@ def check_torch() -> Outcome:
 
 
 def check_device() -> Outcome:
-    """Which device and precision `auto` takes, and why."""
+    """Which device `auto` takes, and why."""
     import torch
 
-    from tiny_transformer.runtime.device import computes_bfloat16, resolve_device
+    from tiny_transformer.runtime.device import resolve_device
     from tiny_transformer.runtime.environment import processor_name
 
     device = resolve_device("auto")
     if device.type == "cuda":
-        finding = f"cuda ({torch.cuda.get_device_name(device)})"
-    elif device.type == "mps":
-        finding = "mps (no CUDA; this Mac's graphics processor)"
-    else:
-        finding = f"cpu (neither CUDA nor MPS; {processor_name()})"
-    if computes_bfloat16(device):
-        return Outcome("OK", f"{finding}; precision bfloat16, which it computes in")
-    return Outcome("OK", f"{finding}; precision float32, as it has no bfloat16 products")
+        return Outcome("OK", f"cuda ({torch.cuda.get_device_name(device)})")
+    if device.type == "mps":
+        return Outcome("OK", "mps (no CUDA; this Mac's graphics processor)")
+    return Outcome("OK", f"cpu (neither CUDA nor MPS; {processor_name()})")
 
 
 def check_threads() -> Outcome:
@@ -191,3 +189,12 @@ def check_git() -> Outcome:
     """Git is there, to record each run's commit."""
     path = shutil.which("git")
     return Outcome("OK", path) if path else Outcome("WARN", "git is not on the PATH")
+
+
+def check_notebooks() -> Outcome:
+    """Jupyter and a kernel are there, for the course's notebooks."""
+    missing = [name for name in _NOTEBOOKS if importlib.util.find_spec(name) is None]
+    if not missing:
+        return Outcome("OK", f"{' and '.join(_NOTEBOOKS)} are installed")
+    finding = f"no {' and no '.join(missing)}; only the course's notebooks need them"
+    return Outcome("WARN", finding)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SLOW = 5e9  # float32 operations a second; one core of an old laptop does more
 _GEMM_SIZE, _GEMM_SECONDS = 512, 0.4
+_OFF = {"float32": 1e-3, "bfloat16": 2e-2}  # of a product's size; rounding is far below
 
 
 def check_matmul() -> Outcome:
@@ -35,6 +36,26 @@ def check_matmul() -> Outcome:
     wrong = float(np.abs(product - a.double().numpy() @ b.double().numpy()).max())
     finding = f"differs from NumPy's by at most {wrong:.1e} on {device}"
     return expect(wrong < 1e-3, finding, finding)  # NaN is not below
+
+
+def check_precision() -> Outcome:
+    """A matrix product in the precision that `auto` takes is as right as that precision is."""
+    import torch
+
+    from tiny_transformer.runtime.device import autocast, resolve_device, resolve_precision
+    from tiny_transformer.runtime.random_state import generator
+
+    device = resolve_device("auto")
+    precision = resolve_precision("auto", device)
+    a = torch.randn(64, 96, generator=generator("doctor", "a"))
+    b = torch.randn(96, 32, generator=generator("doctor", "b"))
+    with autocast(device, precision):
+        product = (a.to(device) @ b.to(device)).cpu().double()
+    exact = a.double() @ b.double()
+    wrong = ((product - exact).norm() / exact.norm()).item()
+    why = "has bfloat16 products" if precision == "bfloat16" else "has no bfloat16 products"
+    finding = f"{precision}, as {device} {why}; one is off by {wrong:.0e} of its size"
+    return expect(wrong < _OFF[precision], finding, finding)
 
 
 def check_softmax() -> Outcome:

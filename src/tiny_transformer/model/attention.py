@@ -175,3 +175,9 @@ class MultiHeadAttention(nn.Module):
 
     def _merge(self, heads: Float[Tensor, "B H T D"]) -> Float[Tensor, "B T C"]:
         return self.o_proj(heads.transpose(1, 2).flatten(-2))
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

@@ -92,3 +92,9 @@ class Embeddings(nn.Module):
                 vectors = F.embedding(ids[:, first - distance : length - distance], table)
                 total[:, T - (length - first) :] += vectors
         return total * self.scale
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

@@ -89,3 +89,9 @@ class RMSNorm(nn.Module):
         if self.explicit:
             return explicit_rms_norm(x, weight, self.eps)
         return F.rms_norm(x, weight.shape, weight, self.eps)
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

@@ -31,3 +31,9 @@ def compute_loss(
             f"{tuple(logits.shape[:-1])}; got {tuple(targets.shape)}."
         )
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

@@ -100,3 +100,9 @@ class MLP(nn.Module):
         if self.gate_proj is None:
             return self.down_proj(self.activation(inner))
         return self.down_proj(self.activation(self.gate_proj(x)) * inner)
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

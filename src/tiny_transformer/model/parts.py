@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,6 +80,12 @@ class Parts:
     def attention_can(self, capability: str) -> bool:
         """Return whether the attention part declares `capability`."""
         return capability in getattr(self.attention, "capabilities", ())
+
+    def can_cache(self) -> bool:
+        """Return whether past keys and values can be kept: attention and block take a cache."""
+        forward = getattr(self.block, "forward", None)  # None for a function that builds one
+        takes = forward is None or "cache" in inspect.signature(forward).parameters
+        return takes and self.attention_can("kv_cache")
 
     def check(self, config: ModelConfig) -> None:
         """Raise `ConfigError` where `config` asks for what a part does not declare."""

@@ -133,3 +133,9 @@ class PositionalEmbedding(nn.Module):
     def forward(self, length: int, offset: int = 0) -> Float[Tensor, "T C"]:
         """Return the vectors of positions `offset` to `offset + length - 1`."""
         return self.weight[offset : offset + length]
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

@@ -33,7 +33,7 @@ class Transformer(nn.Module):
         parts = parts or Parts.for_config(config)
         parts.check(config)
         self.config = config
-        self.can_cache = parts.attention_can("kv_cache")
+        self.can_cache = parts.can_cache()
         with forked_rng(seed, "construction"):  # a part may draw numbers while it is built
             self.embeddings = parts.embeddings(config, parts)
             self.blocks = nn.ModuleList(parts.block(config, parts) for _ in range(config.n_layers))
@@ -106,3 +106,9 @@ class Transformer(nn.Module):
         if self.config.tie_weights:
             left_out = [p for p in left_out if p is not self.lm_head.weight]
         return total - sum(p.numel() for p in left_out)
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)

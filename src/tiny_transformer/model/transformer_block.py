@@ -42,3 +42,9 @@ class TransformerBlock(nn.Module):
         y = self.attention(y) if cache is None else self.attention(y, cache=cache)
         x = x + self.dropout(y)
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+if __name__ == "__main__":
+    from tiny_transformer.model.examples import show
+
+    show(__file__)
