@@ -122,7 +122,7 @@ def test_a_run_begins_from_the_weights_of_another(
     assert Path("runs/heir/samples/step-00000000.txt").read_text() == sample
     words[-1:] = ["1", "--model.d-model", "8"]
     message = refusal(capsys, "train", *SMALL, *words)
-    assert "(99, 16) there and (99, 8) here" in message
+    assert "model.d_model is 16 there and 8 here" in message and "--model.d-model 16" in message
 
 
 BAD_CORPORA = {

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tiny_transformer.cli.options import Device, FlatRun, parse
+from tiny_transformer.cli.own_parts import build_with_parts
+from tiny_transformer.cli.quantizing import build_quantized, check_quantize
 from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.device import resolve_device
@@ -16,14 +18,14 @@ from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.sampling.beam import beam_search
 from tiny_transformer.sampling.contrastive import contrastive_search
 from tiny_transformer.sampling.sampler import (
-    StoppableText,
     encode_prompt,
+    forbidden_ids,
     sample_text,
     stream_text,
     text_of,
 )
 from tiny_transformer.sampling.speculative import Statistics, speculative_tokens
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.training.checkpoint import open_checkpoint
 
 
@@ -80,6 +82,10 @@ class Generate:
     """Refuse a prompt's unknown characters, or read them as unknown."""
     crop_prompt: bool = False
     """Keep the end of a prompt that is longer than the context."""
+    parts: str | None = None
+    """Parts of the model's own, from a folder or Python file, which is run (RUN/parts)."""
+    quantize: str | None = None
+    """int8 rounds the weights, and the draft's, to 8 bits; the file of the run stays as it is."""
     device: Device = "auto"
     """auto takes CUDA, then MPS, then CPU."""
 
@@ -106,8 +112,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Generate, arguments, "generate")
     config = options.sampling()
-    checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
-    model = checkpoint.build_model(device=resolve_device(options.device))
+    check_quantize(options.quantize)
+    run, checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)
+    device = resolve_device(options.device)
+    model = build_with_parts(run, checkpoint, options.parts, device, options.quantize)
     tokenizer, how = checkpoint.tokenizer, {"errors": options.errors, "crop": options.crop_prompt}
     if options.prompts is not None:
         from tiny_transformer.cli.generate_many import continue_file
@@ -151,7 +159,7 @@ def _stream(prompt: str, pieces: Iterator[str]) -> int:
     return 0
 
 
-def _ids(options: Generate, tokenizer: CharTokenizer, model: Transformer, prompt: str) -> list[int]:
+def _ids(options: Generate, tokenizer: Tokenizer, model: Transformer, prompt: str) -> list[int]:
     return encode_prompt(
         prompt,
         tokenizer,
@@ -162,14 +170,14 @@ def _ids(options: Generate, tokenizer: CharTokenizer, model: Transformer, prompt
 
 
 def _pieces(
-    options: Generate, model: Transformer, tokenizer: CharTokenizer, config: SamplingConfig
+    options: Generate, model: Transformer, tokenizer: Tokenizer, config: SamplingConfig
 ) -> Iterator[str]:
     """Return the pieces of one continuation, by the strategy that was chosen."""
     if options.contrastive_alpha is None and options.draft is None:
         return stream_text(
             model, tokenizer, config, errors=options.errors, crop=options.crop_prompt
         )
-    ids, forbidden = _ids(options, tokenizer, model, config.prompt), tokenizer.special_ids
+    ids, forbidden = _ids(options, tokenizer, model, config.prompt), forbidden_ids(model, tokenizer)
     if options.contrastive_alpha is not None:
         found = contrastive_search(
             model,
@@ -178,13 +186,19 @@ def _pieces(
             k=options.top_k or 4,
             alpha=options.contrastive_alpha,
             forbidden=forbidden,
+            end_ids=tokenizer.end_ids,
         )
         return text_of(found, tokenizer, config.stop)
     assert options.draft is not None
     checkpoint = open_checkpoint(options.draft, options.run.runs_dir)[1]
     if checkpoint.tokenizer != tokenizer:
-        raise ConfigError(f"The draft {options.draft} was trained with another vocabulary.")
-    draft = checkpoint.build_model(device=model.lm_head.weight.device)
+        raise ConfigError(
+            f"The draft {options.draft} was trained with another vocabulary: its ids stand for "
+            "other tokens. Train it with this model's: --data.tokenizer "
+            f"{options.run.run}."
+        )
+    device = model.lm_head.weight.device
+    draft = build_quantized(checkpoint, device, options.quantize, told=False)
     statistics = Statistics()
     found = speculative_tokens(
         model,
@@ -213,7 +227,7 @@ def _tell(statistics: Statistics) -> None:
 
 
 def _beams(
-    options: Generate, model: Transformer, tokenizer: CharTokenizer, config: SamplingConfig
+    options: Generate, model: Transformer, tokenizer: Tokenizer, config: SamplingConfig
 ) -> list[str]:
     """Return the best texts that beam search finds, as many as samples are asked for."""
     found = beam_search(
@@ -222,15 +236,11 @@ def _beams(
         max_new_tokens=config.max_new_tokens,
         num_beams=options.num_beams,
         length_penalty=options.length_penalty,
-        forbidden=tokenizer.special_ids,
+        forbidden=forbidden_ids(model, tokenizer),
+        end_ids=tokenizer.end_ids,
     )
-    texts = []
-    for hypothesis in found[: options.num_samples]:
-        text = StoppableText(config.stop)
-        text.add(tokenizer.decode(hypothesis.ids))
-        text.end()
-        texts.append(text.text)
-    return texts
+    best = found[: options.num_samples]
+    return ["".join(text_of(iter(one.ids), tokenizer, config.stop)) for one in best]
 
 
 def _check_together(options: Generate) -> None:

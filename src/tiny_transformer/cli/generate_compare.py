@@ -24,8 +24,13 @@ from tiny_transformer.evaluation.diversity import (
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.sampling.beam import beam_search
 from tiny_transformer.sampling.contrastive import contrastive_search
-from tiny_transformer.sampling.sampler import encode_prompt, sample_text
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.sampling.sampler import (
+    continue_prompts,
+    encode_prompt,
+    forbidden_ids,
+    text_of,
+)
+from tiny_transformer.text.tokenizer import Tokenizer
 
 _FEWEST_SAMPLES = 4  # of a strategy that draws
 
@@ -52,7 +57,7 @@ class Compared:
 
 def compare(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: SamplingConfig,
     *,
     n_samples: int,
@@ -73,7 +78,11 @@ def compare(
     prompt = encode_prompt(
         config.prompt, tokenizer, model.config.context_length, errors=errors, crop=crop
     )
-    shared = {"max_new_tokens": config.max_new_tokens, "forbidden": tokenizer.special_ids}
+    shared = {
+        "max_new_tokens": config.max_new_tokens,
+        "forbidden": forbidden_ids(model, tokenizer),
+        "end_ids": tokenizer.end_ids,
+    }
     plain = SamplingConfig(
         prompt=config.prompt,
         max_new_tokens=config.max_new_tokens,
@@ -111,7 +120,7 @@ def compare(
 def _sampled(
     name: str,
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: SamplingConfig,
     n_samples: int,
     errors: str,
@@ -119,16 +128,19 @@ def _sampled(
 ) -> Compared:
     n = 1 if config.temperature == 0 else max(n_samples, _FEWEST_SAMPLES)
     began = time.perf_counter()
-    texts = sample_text(model, tokenizer, config, n_samples=n, errors=errors, crop=crop)
-    return Compared(name, texts, sum(map(len, texts)) / (time.perf_counter() - began))
+    found = continue_prompts(
+        model, tokenizer, [config.prompt] * n, config, errors=errors, crop=crop
+    )
+    n_tokens = sum(len(continuation.ids) for continuation in found)
+    seconds = time.perf_counter() - began
+    return Compared(name, [continuation.text for continuation in found], n_tokens / seconds)
 
 
-def _searched(
-    name: str, tokenizer: CharTokenizer, search: Callable[[], tuple[int, ...]]
-) -> Compared:
+def _searched(name: str, tokenizer: Tokenizer, search: Callable[[], tuple[int, ...]]) -> Compared:
     began = time.perf_counter()
     ids = search()
-    return Compared(name, [tokenizer.decode(ids)], len(ids) / (time.perf_counter() - began))
+    seconds = time.perf_counter() - began
+    return Compared(name, ["".join(text_of(iter(ids), tokenizer, ()))], len(ids) / seconds)
 
 
 def _table(rows: list[Compared]) -> Table:

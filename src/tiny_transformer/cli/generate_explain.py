@@ -11,8 +11,8 @@ from tiny_transformer.config import SamplingConfig
 from tiny_transformer.evaluation.attention_maps import attention_weights
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.sampling.generator import generate_steps
-from tiny_transformer.sampling.sampler import StoppableText, encode_prompt
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.sampling.sampler import StoppableText, encode_prompt, forbidden_ids
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.viz.attention import plot_attention
 from tiny_transformer.viz.plots import plot_format
 
@@ -24,7 +24,7 @@ _LIKELY = "#a9e0a9"
 
 def explain(
     model: Transformer,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     config: SamplingConfig,
     *,
     explained: bool,
@@ -51,12 +51,15 @@ def explain(
     limit = model.config.context_length
     ids = encode_prompt(config.prompt, tokenizer, limit, errors=errors, crop=crop)
     text, coloured, lines = StoppableText(config.stop), Text(config.prompt), []
-    for step in generate_steps(model, [ids], config, forbidden=tokenizer.special_ids):
+    stream = tokenizer.stream(continues=True)
+    for step in generate_steps(model, [ids], config, forbidden=forbidden_ids(model, tokenizer)):
         chosen = int(step.ids)
         ids.append(chosen)
         log_probabilities = step.log_probabilities()[0]
         probability = log_probabilities[chosen].exp().item()
-        coloured.append(tokenizer.decode([chosen]), style=f"black on {_colour(probability)}")
+        ended = chosen in tokenizer.end_ids
+        piece = "" if ended else stream.add(chosen)  # a character takes its last token's colour
+        coloured.append(piece, style=f"black on {_colour(probability)}")
         best = log_probabilities.exp().topk(min(_ALTERNATIVES + 1, len(log_probabilities)))
         others = [
             f"{_shown(tokenizer, other)} {p:.3f}"
@@ -65,9 +68,10 @@ def explain(
         ]
         own = f"{_shown(tokenizer, chosen):>8} {probability:.3f}"
         lines.append(Text.assemble((own, _colour(probability)), "   ", "  ".join(others[:5])))
-        text.add(tokenizer.decode([chosen]))
-        if text.stopped:
+        text.add(piece)
+        if text.stopped or ended:
             break
+    coloured.append(stream.end())
     console = Console(
         width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False
     )
@@ -88,7 +92,5 @@ def _colour(probability: float) -> str:
     return next((colour for most, colour in _COLOURS if probability < most), _LIKELY)
 
 
-def _shown(tokenizer: CharTokenizer, token: int) -> str:
-    return repr(
-        tokenizer.tokens[token] if token in tokenizer.special_ids else tokenizer.decode([token])
-    )
+def _shown(tokenizer: Tokenizer, token: int) -> str:
+    return tokenizer.label(token) if token < tokenizer.vocab_size else f"<unused {token}>"

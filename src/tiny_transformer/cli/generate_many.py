@@ -14,13 +14,13 @@ from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import DataError
 from tiny_transformer.runtime.random_state import derive_seed
 from tiny_transformer.sampling.sampler import continue_prompts
-from tiny_transformer.text.tokenizer import CharTokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 
 _AT_ONCE = 32  # prompts side by side
 
 
 def continue_file(
-    path: str, model: Transformer, tokenizer: CharTokenizer, config: SamplingConfig, **how: Any
+    path: str, model: Transformer, tokenizer: Tokenizer, config: SamplingConfig, **how: Any
 ) -> int:
     """Continue each line of a file; print a JSON object for each, in order.
 

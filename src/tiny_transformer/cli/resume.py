@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tiny_transformer.cli.options import FlatRun, parse
+from tiny_transformer.cli.own_parts import load_parts
 from tiny_transformer.cli.train import train_and_show
+from tiny_transformer.training.checkpoint import open_checkpoint
 from tiny_transformer.training.trainer import Trainer
 
 
@@ -25,6 +27,10 @@ class Resume:
     """Continue a run where its latest checkpoint, or the one named, left it."""
 
     run: FlatRun
+    parts: str | None = None
+    """Parts of the model's own, as for tiny train; RUN/parts is the copy that a run keeps."""
+    allow_parts_change: bool = False
+    """Go on although the parts, or their files, are not those that the run had."""
     allow_numerics_change: bool = False
     """Go on although threads, torch, precision or device are not what they were."""
     training: TrainingChanges = field(default_factory=TrainingChanges)
@@ -33,12 +39,18 @@ class Resume:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Resume, arguments, "resume")
+    parts = None
+    if options.parts is not None:
+        checkpoint = open_checkpoint(options.run.run, options.run.runs_dir)[1]
+        parts = load_parts(options.parts, checkpoint.config.model, checkpoint.metadata.get("parts"))
     trainer = Trainer.resume(
         options.run.run,
         runs_dir=options.run.runs_dir,
+        parts=parts,
         max_steps=options.training.max_steps,
         stop_at=options.training.stop_at,
         allow_numerics_change=options.allow_numerics_change,
+        allow_parts_change=options.allow_parts_change,
     )
     trainer.reporter.message(f"Continuing after step {trainer.step}.")
     train_and_show(trainer)

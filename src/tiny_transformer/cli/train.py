@@ -15,9 +15,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from tiny_transformer.cli.options import parse
+from tiny_transformer.cli.own_parts import load_parts, tell_compared
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
 from tiny_transformer.hooks.registry import switch_hooks
+from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.errors import PromptError
 from tiny_transformer.tracking.run_folder import refuse_taken_name
 from tiny_transformer.training.trainer import Trainer, TrainingResult
@@ -31,6 +33,8 @@ class Train:
     """A preset (tiny, base, shakespeare), or a YAML or JSON file; none takes the defaults."""
     init_from: str | None = None
     """Start from the weights of another run of the same architecture."""
+    parts: str | None = None
+    """Take parts of the model from this folder or Python file, which is run."""
     hook: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Switch a hook on, or add one: a name, or 'name setting=value ...'; may be repeated."""
     no_hook: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -49,17 +53,29 @@ def main(arguments: Sequence[str]) -> int:
     source = first.parse_known_args(arguments)[0].config
     default = Train(config=source, settings=load_config(source))
     options = parse(Train, arguments, "train", default=default)
+    refuse_taken_name(options.settings.runs_dir, options.settings.run_name)
+    parts = load_parts(options.parts, options.settings.model)
+    if parts is not None:
+        tell_compared(parts, options.settings.model, str(options.parts))
+    train_and_show(build_trainer(options, parts))
+    return 0
+
+
+def build_trainer(options: Train, parts: Parts | None = None) -> Trainer:
+    """Return the trainer that the flags ask for.
+
+    Raises:
+        TinyError: the settings cannot be used; nothing has been written then.
+    """
     settings = options.settings
-    refuse_taken_name(settings.runs_dir, settings.run_name)
     hooks = switch_hooks(settings.hooks, options.hook, options.no_hook)
+    config = dataclasses.replace(settings, hooks=hooks)
     try:
-        trainer = Trainer(dataclasses.replace(settings, hooks=hooks), init_from=options.init_from)
+        return Trainer(config, parts=parts, init_from=options.init_from)
     except PromptError as error:  # its remedy names flags of `tiny generate`
         raise PromptError(
             f"sampling.prompt cannot be used. {error.problem}", "Give another --sampling.prompt."
         ) from None
-    train_and_show(trainer)
-    return 0
 
 
 def train_and_show(trainer: Trainer) -> None:
@@ -78,7 +94,7 @@ def show_start(trainer: Trainer) -> None:
         f"{trainer.model.n_parameters():,} parameters: {model.n_layers} layers, "
         f"{model.d_model} wide, {model.n_heads} heads, context {model.context_length}\n"
         f"corpus {trainer.config.data.corpus}: {steps} batches an epoch, "
-        f"{len(data.validation):,} characters for validation\n"
+        f"{len(data.validation):,} {data.tokenizer.unit}s for validation\n"
         f"device {trainer.device}, precision {trainer.precision}"
     )
 
@@ -100,8 +116,8 @@ def show_result(
     """
     console = console or Console()
     if result.first_sample is not None:
-        console.print(_panel("before training", prompt, result.first_sample))
-    console.print(_panel(f"after {result.step} steps", prompt, result.last_sample))
+        console.print(show_panel("before training", prompt, result.first_sample))
+    console.print(show_panel(f"after {result.step} steps", prompt, result.last_sample))
     path = shlex.quote(str(result.folder.path))
     longer = f" --training.max-steps {2 * result.step}"
     if max_steps is not None and result.step < max_steps:
@@ -120,5 +136,6 @@ def show_result(
     )
 
 
-def _panel(title: str, prompt: str, text: str) -> Panel:
+def show_panel(title: str, prompt: str, text: str) -> Panel:
+    """Return a text that a model wrote, in a frame."""
     return Panel(Text((prompt + text).strip("\n")), title=title, title_align="left")

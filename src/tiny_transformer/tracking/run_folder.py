@@ -1,7 +1,7 @@
 """Where a run lies: `runs/<run_id>/`, made once, found by folder, id or checkpoint.
 
 config.yaml  environment.json  vocab.json  log.jsonl
-checkpoints/step-00000200/     samples/step-00000200.txt
+checkpoints/step-00000200/     samples/step-00000200.txt     parts/ (a user's own, if any)
 
 `RUN/latest` and `RUN/best` stand for a checkpoint: they are looked up each time, so that
 nothing can point to what is not there.
@@ -32,6 +32,7 @@ _REPLACED = re.compile(r"\.(step-\d{8,})\.[0-9a-f]+\.old")
 _LEFT_OVER = re.compile(r"\.step-\d{8,}\.[0-9a-f]+\.(tmp|old|gone)")
 _LOOKS = 20  # while a run is trained, the one that was listed may go as its successor comes
 METADATA = "metadata.json"
+_FIRST_FILES = ("config.yaml", "environment.json", "vocab.json")
 
 
 def new_run_id() -> str:
@@ -205,7 +206,7 @@ def record_files(run: Path) -> dict[str, str]:
     """Return the SHA-256 of the files that a run writes once, for the log to keep."""
     return {
         name: hashlib.sha256((run / name).read_bytes()).hexdigest()
-        for name in ("config.yaml", "environment.json", "vocab.json")
+        for name in (*_FIRST_FILES, *sorted(f"parts/{p.name}" for p in run.glob("parts/*.py")))
         if (run / name).is_file()
     }
 

@@ -14,6 +14,7 @@ import torch
 
 from tiny_transformer.config import Config
 from tiny_transformer.config.loading import load_config
+from tiny_transformer.data.tokenizers import tokenizer_of
 from tiny_transformer.hooks.base import UpdateHook
 from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.hooks.runner import HookRunner
@@ -24,6 +25,8 @@ from tiny_transformer.runtime.random_state import (
     generator_states,
     restore_generator_states,
 )
+from tiny_transformer.text.load import load_tokenizer
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.run_folder import RunFolder, find_run, step_of
 from tiny_transformer.tracking.run_log import bits_of
 from tiny_transformer.tracking.run_summary import Record, Segment, read_record
@@ -35,6 +38,12 @@ from tiny_transformer.training.weights import (
     load_weights,
     named_weights,
     tensor_hashes,
+)
+from tiny_transformer.training.written_parts import (
+    FOLDER,
+    changed_parts,
+    describe_parts,
+    name_parts,
 )
 
 
@@ -217,14 +226,17 @@ def _state(plan: Plan, parts: Parts | None) -> TrainingState:
     start = plan.record.segment_of(1 if origin is None else step_of(origin) + 1).start
     config = load_config(folder.path / "config.yaml")
     refuse_own_code(config, folder, RunError)
+    _refuse_missing_parts(start, folder, parts)
     training = dataclasses.replace(
         config.training, device=start["device"], precision=start["precision"]
     )
     config = dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
     _set_threads(start)
-    state = TrainingState(config, parts, build_hooks(config.hooks))
-    if origin is not None:
-        state.load(load_checkpoint(origin))
+    checkpoint = None if origin is None else load_checkpoint(origin)
+    tokenizer = _tokenizer(config, folder, checkpoint)
+    state = TrainingState(config, parts, build_hooks(config.hooks), tokenizer)
+    if checkpoint is not None:
+        state.load(checkpoint)
     else:
         _begin(state, config, start)
     hooks = state.hooks.hooks
@@ -232,6 +244,15 @@ def _state(plan: Plan, parts: Parts | None) -> TrainingState:
     hooks[:] = [hook for hook in hooks if isinstance(hook, UpdateHook)]
     HookRunner(observers, state.model, seed=config.training.seed).close()
     return state
+
+
+def _tokenizer(config: Config, folder: RunFolder, checkpoint: Checkpoint | None) -> Tokenizer:
+    """Return the tokenizer that a run was begun with; it is never trained again."""
+    if checkpoint is not None:
+        return checkpoint.tokenizer
+    if config.data.tokenizer == "characters":
+        return tokenizer_of(config.data, config.model.vocab_size)
+    return load_tokenizer(folder.path / "vocab.json")
 
 
 def _begin(state: TrainingState, config: Config, start: dict[str, Any]) -> None:
@@ -276,6 +297,17 @@ def _set_threads(start: dict[str, Any]) -> None:
     torch.set_num_threads(threads)
 
 
+def _refuse_missing_parts(start: dict[str, Any], folder: RunFolder, parts: Parts | None) -> None:
+    """Raise `RunError` where a run had parts of its own and none are given."""
+    written = name_parts(start.get("parts"))
+    if written and parts is None:
+        raise RunError(
+            f"The run was trained with parts of its own: {written}. Give them: --parts "
+            f"{folder.path / FOLDER}, which runs the Python files in it; or check the files "
+            "alone: --no-replay."
+        )
+
+
 def _enter(state: TrainingState, segment: Segment) -> list[str]:
     """Set horizon and threads to those of a segment; return what else is not as it was."""
     start = segment.start
@@ -285,6 +317,7 @@ def _enter(state: TrainingState, segment: Segment) -> list[str]:
     differing = changed_numerics(start["environment"], state.numerics())
     if json.loads(json.dumps(describe_hooks(state.config.hooks))) != start["hooks"]:
         differing.append("the hooks, or the file of one, are not what they were then")
+    differing += changed_parts(start.get("parts"), describe_parts(state.parts))
     return [f"from step {segment.first_step}, {text}" for text in differing]
 
 

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tiny_transformer.config import Config
+from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.environment import changed_numerics
-from tiny_transformer.runtime.errors import CheckpointError, TinyError
+from tiny_transformer.runtime.errors import CheckpointError, ConfigError, TinyError
+from tiny_transformer.text.tokenizer import CharTokenizer, Tokenizer
 from tiny_transformer.tracking.run_folder import RunFolder
+from tiny_transformer.tracking.run_summary import IMPORTED
 from tiny_transformer.training.checkpoint import Checkpoint
+from tiny_transformer.training.written_parts import (
+    FOLDER,
+    changed_parts,
+    describe_parts,
+    name_parts,
+)
 
 
 def continued_config(
@@ -26,8 +35,15 @@ def continued_config(
         stop_at: end early at this step.
 
     Raises:
-        CheckpointError: the run is complete, or it would run a Python file that came with it.
+        CheckpointError: the run is complete or was imported, or it would run a Python file that
+            came with it.
     """
+    if checkpoint.metadata.get(IMPORTED):
+        raise CheckpointError(
+            f"The run {folder.path} was imported, and has nothing to resume. Fine-tune it in a run "
+            f"of its own: tiny train --config {folder.path / 'config.yaml'} --init-from "
+            f"{folder.path} --data.corpus my.txt"
+        )
     config = checkpoint.config
     steps = config.training.max_steps if max_steps is None else max_steps
     training = dataclasses.replace(config.training, stop_at=stop_at, max_steps=steps)
@@ -50,6 +66,47 @@ def refuse_own_code(config: Config, folder: RunFolder, kind: type[TinyError]) ->
                 f"The hook {hook['name']} lies inside the run's own folder: code that came with "
                 "the run would be run here. Move the file out, if you trust it."
             )
+
+
+def refuse_other_tokenizer(source: Checkpoint, tokenizer: Tokenizer, given: str) -> None:
+    """Raise `ConfigError` if the weights of `source` know ids that mean other tokens."""
+    both_characters = isinstance(tokenizer, CharTokenizer) and isinstance(
+        source.tokenizer, CharTokenizer
+    )
+    if source.tokenizer != tokenizer and not both_characters:
+        raise ConfigError(
+            f"The weights of {given} go with another tokenizer: an id would mean another token. "
+            f"Take theirs: --data.tokenizer {source.path / 'vocab.json'} --model.vocab-size "
+            f"{source.config.model.vocab_size}."
+        )
+
+
+def refuse_other_parts(
+    checkpoint: Checkpoint, folder: RunFolder, parts: Parts | None, *, allow: bool
+) -> list[str]:
+    """Return how the parts at hand are others than those that a checkpoint was made with.
+
+    Raises:
+        CheckpointError: they are others, and `allow` is false.
+    """
+    recorded = checkpoint.metadata.get("parts")
+    changes = changed_parts(recorded, describe_parts(parts))
+    if not changes or allow:
+        return changes
+    if parts is None:
+        problem = f"has parts of its own: {name_parts(recorded)}"
+        way_out = (
+            f"Go on with them: --parts {folder.path / FOLDER} (which runs the Python files in "
+            "it: look at them first if the run is not yours). Or go on with the reference's "
+            "parts: --allow-parts-change."
+        )
+    else:
+        problem = f"was trained with other parts: {'; '.join(changes)}"
+        way_out = (
+            f"Make it as it was (the run keeps a copy of its parts, if it had any, in "
+            f"{folder.path / FOLDER}), or go on with --allow-parts-change."
+        )
+    raise CheckpointError(f"The run {folder.path} {problem}. {way_out}")
 
 
 def refuse_changes(

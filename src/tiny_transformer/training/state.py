@@ -35,12 +35,14 @@ from tiny_transformer.runtime.random_state import (
     own_generator,
     restore_generator_states,
 )
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.training.checkpoint import Checkpoint, save_checkpoint
 from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.run_data import load_run_data
 from tiny_transformer.training.schedule import learning_rate_scale
 from tiny_transformer.training.shards import backward_in_shards, count_shards, start_workers
 from tiny_transformer.training.weights import load_weights
+from tiny_transformer.training.written_parts import describe_parts
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class TrainingState:
         config: every setting.
         parts: classes to build the model from; None takes the reference.
         hooks: built from `config.hooks`, all of them or the update hooks alone.
+        tokenizer: of a run that goes on; None takes the one that the config names.
 
     Attributes:
         step: updates made so far.
@@ -76,16 +79,17 @@ class TrainingState:
         TinyError: the corpus or the settings cannot be used.
     """
 
-    def __init__(self, config: Config, parts: Parts | None, hooks: Sequence[Hook]) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts | None,
+        hooks: Sequence[Hook],
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        self.config, self.parts = config, parts
         self.device = resolve_device(config.training.device)
         self.precision: Precision = resolve_precision(config.training.precision, self.device)
-        self.data = load_run_data(config)
-        if config.model.vocab_size != self.data.tokenizer.vocab_size:
-            raise ConfigError(
-                f"model.vocab_size is {config.model.vocab_size}; the tokenizer has "
-                f"{self.data.tokenizer.vocab_size} tokens."
-            )
+        self.data = load_run_data(config, tokenizer)
         self.model = Transformer(config.model, parts, seed=config.training.seed).to(self.device)
         self._forward = torch.compile(self.model) if config.training.compile else self.model
         self.optimizer = Optimizer(self.model, config.optimizer)
@@ -113,7 +117,8 @@ class TrainingState:
         if self.data.fingerprint != checkpoint.metadata.get("data_fingerprint"):
             raise DataError(
                 f"The corpus {self.config.data.corpus!r} is not the text that the checkpoint "
-                f"{checkpoint.path} was trained on: it has changed since."
+                f"{checkpoint.path} was trained on, or not as its tokenizer read it: it has "
+                "changed since."
             )
         load_weights(self.model, checkpoint.weights, where=str(checkpoint.path))
         self.optimizer.load_state_tensors(checkpoint.optimizer_state)
@@ -136,6 +141,7 @@ class TrainingState:
                 **metadata,
                 "data_fingerprint": self.data.fingerprint,
                 "numerics": self.numerics(),
+                "parts": describe_parts(self.parts),
                 "hooks": rest,
             },
         )
@@ -153,6 +159,7 @@ class TrainingState:
                 context_length=self.config.model.context_length,
                 batch_size=self.config.training.eval_batch_size,
                 precision=self.precision,
+                tokenizer=self.data.tokenizer,
                 on_batch=on_batch,
             )
 

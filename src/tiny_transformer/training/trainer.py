@@ -27,13 +27,24 @@ from tiny_transformer.runtime.environment import git_dirty
 from tiny_transformer.runtime.errors import DivergedError, TinyError
 from tiny_transformer.runtime.random_state import forked_rng
 from tiny_transformer.sampling.sampler import encode_prompt, sample_text
+from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
 from tiny_transformer.training.checkpoint_manager import CheckpointManager
 from tiny_transformer.training.interrupts import InterruptedRunError, StopRequested, StopSignal
-from tiny_transformer.training.resume import continued_config, refuse_changes
-from tiny_transformer.training.start import create_folder, describe_start, open_record
+from tiny_transformer.training.resume import (
+    continued_config,
+    refuse_changes,
+    refuse_other_parts,
+    refuse_other_tokenizer,
+)
+from tiny_transformer.training.start import (
+    create_folder,
+    describe_start,
+    open_record,
+    refuse_other_model,
+)
 from tiny_transformer.training.state import Gradients, TrainingState
 from tiny_transformer.training.weights import (
     joint_hash,
@@ -93,11 +104,15 @@ class Trainer:
         *,
         parts: Parts | None = None,
         init_from: str | Path | None = None,
+        tokenizer: Tokenizer | None = None,
         reporter: ConsoleReporter | None = None,
     ) -> None:
         self.config = config
         self.reporter = reporter or ConsoleReporter()
-        self.state = TrainingState(config, parts, build_hooks(config.hooks))
+        source = None if init_from is None else open_checkpoint(init_from, config.runs_dir)[1]
+        if source is not None:
+            refuse_other_model(source, config)
+        self.state = TrainingState(config, parts, build_hooks(config.hooks), tokenizer)
         self._hook_list = describe_hooks(config.hooks)
         self.data, self.model, self.optimizer = (
             self.state.data,
@@ -108,8 +123,8 @@ class Trainer:
         self.precision: Precision = self.state.precision
         encode_prompt(config.sampling.prompt, self.data.tokenizer, config.model.context_length)
         self._init_from = None if init_from is None else str(init_from)
-        if init_from is not None:
-            source = open_checkpoint(init_from, config.runs_dir)[1]
+        if source is not None:
+            refuse_other_tokenizer(source, self.data.tokenizer, str(init_from))
             load_weights(self.model, source.weights, where=str(source.path))
         self._resumed: Checkpoint | None = None
         self._changes: list[str] = []
@@ -132,6 +147,7 @@ class Trainer:
         max_steps: int | None = None,
         stop_at: int | None = None,
         allow_numerics_change: bool = False,
+        allow_parts_change: bool = False,
         reporter: ConsoleReporter | None = None,
     ) -> Trainer:
         """Return a trainer that continues a run where a checkpoint left it.
@@ -144,6 +160,7 @@ class Trainer:
             stop_at: end early at this step; None goes on to the horizon.
             allow_numerics_change: go on where the machine or PyTorch is not what it was, so
                 that the last bits of the numbers may differ; the log will say so.
+            allow_parts_change: go on with other parts than the run had; the log will say so.
             reporter: shows progress.
 
         Raises:
@@ -152,13 +169,15 @@ class Trainer:
             DataError: the corpus is not the one that the run was trained on.
         """
         folder, checkpoint = open_checkpoint(run, runs_dir)
+        others = refuse_other_parts(checkpoint, folder, parts, allow=allow_parts_change)
         if parts is None:
             checkpoint.check_size()  # before a model of the config's size is built
         config = continued_config(checkpoint, folder, max_steps=max_steps, stop_at=stop_at)
-        trainer = cls(config, parts=parts, reporter=reporter)
+        trainer = cls(config, parts=parts, tokenizer=checkpoint.tokenizer, reporter=reporter)
         trainer._changes = refuse_changes(
             checkpoint, trainer.state.numerics(), trainer._hook_list, allow=allow_numerics_change
         )
+        trainer._changes += others
         trainer.state.load(checkpoint)
         trainer._resumed, trainer._folder = checkpoint, folder
         trainer._init_from = checkpoint.metadata.get("init_from")

@@ -14,7 +14,7 @@ from tiny_transformer.tracking.run_log import (
     float_of,
     read_log,
 )
-from tiny_transformer.tracking.run_summary import claimed_bits
+from tiny_transformer.tracking.run_summary import IMPORTED, claimed_bits
 from tiny_transformer.training.checkpoint import Checkpoint, load_checkpoint
 from tiny_transformer.training.replay import Replay
 from tiny_transformer.training.weights import joint_hash, tensor_hashes
@@ -46,7 +46,9 @@ def verify_files(folder: RunFolder) -> Iterator[Finding]:
     chain = check_chain(folder.log)
     lines = read_log(folder.log)
     yield _log_finding(chain, lines)
-    starts = [x["files"] for x in _events(lines, "start", files=dict)]
+    starts = [
+        x["files"] for event in ("start", IMPORTED) for x in _events(lines, event, files=dict)
+    ]
     found = record_files(folder.path)
     for name, digest in (starts[0] if starts else {}).items():
         if name not in found:
