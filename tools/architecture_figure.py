@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 1060, 678
 # Top floor first: what lives there, and the colour of everything that does.
 ROOMS = {
     "cli": ("one file a command", "#f8d7c4"),
+    "course": ("exercises and graders", "#f9d5c6"),
+    "serving": ("a model behind HTTP", "#f9d8c0"),
     "bench": ("how fast, beside whom", "#fad9bd"),
     "interop": ("models leave the house", "#fbdeb4"),
     "training": ("batches to weights", "#fbe3b0"),
@@ -51,7 +53,7 @@ _STYLE = """
     .head { fill: #9aa4af }
   }"""
 
-_FLOOR_X, _FLOOR_WIDTH, _FLOOR_STEP, _FLOOR_HEIGHT = 56, 248, 45, 37
+_FLOOR_X, _FLOOR_WIDTH, _FLOOR_STEP, _FLOOR_HEIGHT = 56, 248, 37, 31
 _TOP = 70
 _COLUMNS = (360, 532, 704, 876)
 _ROWS = (_TOP, 202, 334, 466)
@@ -137,8 +139,8 @@ def _floors() -> list[str]:
     for index, (name, (what, _)) in enumerate(ROOMS.items()):
         y = _TOP + index * _FLOOR_STEP
         parts.append(_rectangle(_FLOOR_X, y, _FLOOR_WIDTH, _FLOOR_HEIGHT, name))
-        parts.append(_text(_FLOOR_X + 12, y + 23.5, name, "in name", "start"))
-        parts.append(_text(_FLOOR_X + 108, y + 23, what, "in", "start"))
+        parts.append(_text(_FLOOR_X + 12, y + 20.5, name, "in name", "start"))
+        parts.append(_text(_FLOOR_X + 108, y + 20, what, "in", "start"))
     return parts
 
 

@@ -135,4 +135,8 @@ def test_test_module_names_the_rooms_when_the_room_is_missing(module: list[str])
     assert answer.returncode != 0
     rooms = [line.strip() for line in answer.stdout.splitlines()[1:]]
     assert {"text", "config", "tools"} <= set(rooms)
-    assert all((ROOT / "tests" / room).is_dir() for room in rooms)
+    assert {"00_setup", "01_attention"} <= set(rooms)
+    assert all(
+        (ROOT / "tests" / room).is_dir() or (ROOT / "course" / room / "module.yaml").is_file()
+        for room in rooms
+    )

@@ -20,13 +20,18 @@ COMMANDS = {
     "data": "list, prepare and describe corpora",
     "train": "train a model as a config says",
     "resume": "continue a run where it stopped",
-    "eval": "loss, perplexity and bits per character of a run",
+    "eval": "loss, perplexity and bits per byte of a run",
     "generate": "continue a prompt with a trained model",
     "runs": "list, show, compare, plot and verify runs",
     "interactive": "type prompts to a trained model",
     "export": "write a run's model in another program's format",
+    "import": "make a run of a GPT-2 or Llama-style model from a Hugging Face folder",
+    "serve": "answer HTTP requests of OpenAI's clients with a run's model",
+    "course": "write every part of a transformer yourself, and have it checked",
     "bench": "measure speed and memory, beside other projects",
 }
+
+_MODULES = {"import": "import_model"}  # a keyword cannot name a module
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `tiny`; None takes the process's.
 
     Returns:
-        The exit status: 0 done, 2 the user's mistake, 3 diverged, 130 interrupted.
+        The exit status: 0 done, 2 the user's mistake, 3 diverged, 130 interrupted; and 1 where
+        `tiny course` has checked an answer that does not pass.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -88,7 +94,8 @@ def _run(words: list[str]) -> int:
         if options.command not in COMMANDS:
             near = suggest(options.command, COMMANDS)
             return _complain(f"{options.command!r} is not a command. {near}", 2)
-        command = importlib.import_module(f"tiny_transformer.cli.{options.command}")
+        module = _MODULES.get(options.command, options.command)
+        command = importlib.import_module(f"tiny_transformer.cli.{module}")
         return command.main(words[1:])
     except SystemExit as end:  # argparse and tyro end so, after help and after a wrong flag
         if not isinstance(end.code, int):
