@@ -87,6 +87,7 @@ class Trainer:
         config: every setting.
         parts: classes to build the model from; None takes the reference.
         init_from: a run, run id or checkpoint whose weights the new run starts from.
+        tokenizer: the checkpoint's, where a run is continued; None takes the config's.
         reporter: shows progress; None makes a `ConsoleReporter`.
 
     Attributes:
