@@ -39,7 +39,8 @@ def test_the_config_example_is_a_config(tmp_path: Path) -> None:
 
 
 def test_every_file_that_it_names_exists() -> None:
-    named = set(re.findall(r"\b(?:docs|src|tests|tools|configs|benchmarks|course)/[\w./-]*", README))
+    folders = "docs|src|tests|tools|configs|benchmarks|course"
+    named = set(re.findall(rf"\b(?:{folders})/[\w./-]*", README))
     assert len(named) > 5
     for name in named:
         assert (ROOT / name.rstrip(".")).exists(), name

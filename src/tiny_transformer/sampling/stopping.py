@@ -26,6 +26,9 @@ class StoppableText:
         """Take the next piece; return what has become certain."""
         if self.stopped:
             return ""
+        if not self._stop:
+            self.text += piece
+            return piece
         self._held += piece
         found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:

@@ -39,6 +39,7 @@ _ID_OF_BYTE = bytes(
 _ID_OF_CODE = np.frombuffer(_ID_OF_BYTE, np.uint8)[:128]
 # NUL, which no token spells, marks UNK until the bytes have become a string.
 _BYTE_OF_ID = np.frombuffer(b"\0\0" + ALLOWED.encode("ascii"), np.uint8)
+_TEXT_OF_ID = ("", PLACEHOLDER, *ALLOWED)
 
 
 class TextStream(Protocol):
@@ -292,7 +293,9 @@ class CharStream:
 
     def add(self, token: int) -> str:
         """Return the character of `token`."""
-        return self._tokenizer.decode([token])
+        if 0 <= token < len(_TEXT_OF_ID):
+            return _TEXT_OF_ID[token]
+        return self._tokenizer.decode([token])  # which says what is wrong with it
 
     def end(self) -> str:
         """Return nothing: nothing is ever held back."""
