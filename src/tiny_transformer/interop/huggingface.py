@@ -9,7 +9,6 @@ The model becomes a GPT-2, a Llama or a Qwen3; `weight_names` has what each call
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tiny_transformer.interop.forms import GPT2, LLAMA, QWEN3, nearest_form
 from tiny_transformer.interop.huggingface_tokenizer import check_tokenizer, tokenizer_files
 from tiny_transformer.interop.weight_names import layout
 from tiny_transformer.runtime import files
+from tiny_transformer.runtime.quiet import quiet
 from tiny_transformer.sampling.sampler import forbidden_ids
 from tiny_transformer.text.tokenizer import CharTokenizer, Tokenizer
 from tiny_transformer.training.weights import named_weights
@@ -142,15 +142,13 @@ def quiet_transformers() -> Iterator[None]:
     """Keep transformers, and what it imports, from writing and drawing over our output."""
     from transformers.utils import logging as theirs
 
-    disabled = logging.root.manager.disable
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    logging.disable(logging.WARNING)
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     try:
-        yield
+        with quiet():
+            yield
     finally:
-        logging.disable(disabled)
         theirs.set_verbosity(level)
         if bars:
             theirs.enable_progress_bar()

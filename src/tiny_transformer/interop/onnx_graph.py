@@ -12,11 +12,8 @@ Batch, length T and past P are free; P begins at 0, and ends below the context's
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +38,7 @@ from tiny_transformer.interop.traceable import NONE, OneStep, WholeSequence
 from tiny_transformer.model.quantized import Int8Linear, quantize_int8
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
+from tiny_transformer.runtime.quiet import quiet
 
 WHOLE, STEP = "model.onnx", "step.onnx"
 _PAST = 3  # tokens before the one of the traced example
@@ -117,7 +115,7 @@ def _graph(
     sizes: Mapping[str, Mapping[int, Any]],
     outputs: list[str],
 ) -> bytes:
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -133,19 +131,6 @@ def _graph(
         for node in nodes:
             del node.metadata_props[:]  # where on this machine the code of each lies
     return graph.SerializeToString()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what the exporter says about itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _read(folder: Path) -> Mapping[str, Logits]:

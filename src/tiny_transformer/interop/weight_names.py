@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from tiny_transformer.interop.forms import GPT2, LLAMA, QWEN3, Form
-from tiny_transformer.model.transformer import Transformer
 
 # Parts of our names, and theirs. Names that become one are stored one below the other.
 GPT2_NAMES = {
@@ -105,10 +104,3 @@ def layout(form: Form, names: Iterable[str]) -> dict[str, Stored]:
         theirs: Stored(tuple(sorted(ours, key=place)), theirs.endswith(_TRANSPOSED))
         for theirs, ours in found.items()
     }
-
-
-def joined_projections(model: Transformer, layer: int, kind: str) -> Tensor:
-    """Return the weight or bias of queries, keys and values of a layer, one below the other."""
-    prefix = f"blocks.{layer}.attention."
-    names = (f"{prefix}{letter}_proj.{kind}" for letter in "qkv")
-    return torch.cat([model.get_parameter(name).detach() for name in names])  # (3 C, C) or (3 C,)

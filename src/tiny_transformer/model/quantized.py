@@ -7,13 +7,10 @@ more. A table that the embedding shares with the output head stays one table, of
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib.util
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from tiny_transformer.model.embeddings import TokenEmbedding
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError, suggest
+from tiny_transformer.runtime.quiet import quiet
 
 INSTALL = "pip install 'tiny-transformer[quantize]'"
 INT8, SCALE = "_int8", "_scale"
@@ -177,7 +175,7 @@ def _by_torchao(weight: Float[Tensor, "N K"]) -> Rounded:
     if weight.shape[1] == 1:  # torchao would give rows of a single weight one scale together
         int8, scale = _by_torchao(F.pad(weight, (0, 1)))
         return int8[:, :1], scale
-    with _quiet():
+    with quiet():  # which kernels for other processors it could not load
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
         holder = nn.Linear(*weight.shape[::-1], bias=False, device="meta")  # draws no numbers
@@ -213,19 +211,6 @@ def checked(
         return int8, scale
 
     return rounding
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself which kernels for other processors torchao could not load."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 QUANTIZATIONS: dict[str, Callable[[Transformer], Transformer]] = {"int8": quantize_int8}
