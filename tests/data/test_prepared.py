@@ -281,6 +281,21 @@ def test_losing_the_race_to_another_process_takes_its_result(
     assert prepared_from(corpus).fingerprint == first.fingerprint
 
 
+def test_a_copy_that_another_process_replaces_while_it_is_opened_is_opened_again(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = prepared._open
+    calls: list[int] = []
+
+    def missing_twice(*arguments: Any) -> Any:
+        calls.append(1)
+        return None if len(calls) <= 2 else real(*arguments)
+
+    monkeypatch.setattr(prepared, "_open", missing_twice)
+    assert prepared_from(corpus).stats.n_tokens > 0
+    assert len(calls) == 3
+
+
 def test_the_cache_folder_is_chosen_by_the_variable_else_by_the_system(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

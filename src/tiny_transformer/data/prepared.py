@@ -119,7 +119,7 @@ def prepare(
             f"{error} Prepared corpora are kept in {cache_folder()}; set {VARIABLE} to use "
             "another folder."
         ) from error
-    ready = _open(folder, corpus.name, fingerprint, source)
+    ready = _await(folder, corpus.name, fingerprint, source)
     if ready is None:
         raise StorageError(
             f"{folder} was written, but what is read back differs. Check the disk, or set "
@@ -309,7 +309,16 @@ def _made_by_another(
         errno.ENOTEMPTY,
     ):
         return None
-    for _ in range(20):  # between its two renames the folder is missing for an instant
+    return _await(folder, name, fingerprint, source)
+
+
+def _await(folder: Path, name: str, fingerprint: str, source: str) -> PreparedCorpus | None:
+    """Open what was just written, by this process or by another.
+
+    While another process puts its copy in place of ours, the folder is missing between its
+    two renames, and the old one loses its files; so a first failure says nothing yet.
+    """
+    for _ in range(20):
         ready = _open(folder, name, fingerprint, source)
         if ready is not None:
             return ready
