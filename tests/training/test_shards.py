@@ -152,6 +152,22 @@ class OwnMLP(MLP):
     """A part from outside the package."""
 
 
+@pytest.mark.parametrize("threads", [2, 4], indirect=True)
+def test_shards_share_the_threads_among_them(threads: None, tmp_path: Path) -> None:
+    """Each with all of them would be twice as many threads as cores, which wait for each other."""
+    made, all_threads, seen = trainer(tiny_config(tmp_path, **SHARDED)), torch.get_num_threads(), []
+
+    def loss_of(shard: int, x: Tensor, y: Tensor) -> Tensor:
+        loss = made.model(x)[0].mean()  # the thread's number is settled once it computes
+        seen.append(torch.get_num_threads())
+        return loss
+
+    ids = torch.zeros(4, 8, dtype=torch.int64)
+    backward_in_shards(loss_of, list(made.model.parameters()), ids, ids, 2)
+    assert seen == [all_threads // 2] * 2
+    assert torch.get_num_threads() == all_threads
+
+
 def test_a_part_of_ones_own_is_computed_whole_and_shards_of_it_are_refused() -> None:
     config = ModelConfig(n_layers=1, d_model=8, n_heads=1)
     model = Transformer(config, dataclasses.replace(Parts.for_config(config), mlp=OwnMLP))

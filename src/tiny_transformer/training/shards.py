@@ -132,6 +132,7 @@ def _pool(n_workers: int, threads: int) -> ThreadPoolExecutor:
 
     def begin(_: int) -> None:
         everyone.wait()  # so that no worker begins twice
+        torch.get_num_threads()  # a thread's first question sets its number to the caller's
         torch.set_num_threads(max(1, threads // n_workers))
 
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="shard")
