@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from tiny_transformer.runtime.device import (
     autocast,
     computes_bfloat16,
+    flushes_denormals,
     resolve_device,
     resolve_precision,
 )
+from tiny_transformer.runtime.environment import describe_numerics
 from tiny_transformer.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.requirement("training.device-precision")
@@ -107,3 +111,24 @@ def test_autocast_computes_in_the_precision_inside_the_block_only() -> None:
     with autocast(cpu, "float32"):
         assert (a @ a).dtype == torch.float32
     assert (a @ a).dtype == torch.float32
+
+
+@pytest.mark.requirement("training.denormals")
+def test_on_a_cpu_denormals_are_zero_on_this_thread_and_on_those_it_starts() -> None:
+    assert torch.set_flush_denormal(False), "this processor cannot"
+    assert not flushes_denormals()
+    resolve_device("cpu")
+    assert flushes_denormals()
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda _: flushes_denormals(), range(2)))
+
+
+@pytest.mark.requirement("training.denormals")
+def test_a_run_records_that_denormals_are_zero() -> None:
+    cpu = resolve_device("cpu")
+    assert describe_numerics(cpu, "float32")["denormals"] == "flushed"
+    try:
+        torch.set_flush_denormal(False)
+        assert describe_numerics(cpu, "float32")["denormals"] == "kept"
+    finally:
+        torch.set_flush_denormal(True)

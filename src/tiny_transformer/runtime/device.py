@@ -15,9 +15,26 @@ Precision = Literal["float32", "bfloat16"]
 def resolve_device(name: str = "auto") -> torch.device:
     """Return the device for `name`; `auto` takes CUDA, then MPS, then CPU.
 
+    Where it is a CPU, this thread and those that it starts from now on take denormal numbers
+    (float32 below 1.2e-38) for zero. Processors compute with them a hundred times slower, and
+    training makes them: a hidden unit that never fires has weights and momenta that shrink by
+    a factor in every step.
+
     Raises:
         ConfigError: the name is unknown, or this machine has no such device.
     """
+    device = _find_device(name)
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+    return device
+
+
+def flushes_denormals() -> bool:
+    """Return whether this thread takes denormal numbers for zero."""
+    return torch.full((1,), 1e-40).mul(1.0).item() == 0.0
+
+
+def _find_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

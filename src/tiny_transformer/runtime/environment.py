@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from tiny_transformer.runtime.device import flushes_denormals
+
 _PACKAGES = ("tiny-transformer", "torch", "numpy", "safetensors", "pydantic")
 
 
@@ -70,6 +72,7 @@ def describe_numerics(device: torch.device, precision: str, shards: int = 1) -> 
         "shards": shards,
         "device": str(device),
         "precision": precision,
+        "denormals": "flushed" if flushes_denormals() else "kept",
         "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
