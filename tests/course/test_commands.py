@@ -16,7 +16,7 @@ from tiny_transformer.cli.course import COMMANDS
 from tiny_transformer.cli.course_options import console
 from tiny_transformer.cli.main import main
 from tiny_transformer.course import watching
-from tiny_transformer.course.catalogue import Catalogue
+from tiny_transformer.course.catalogue import Catalogue, _read_catalogue
 from tiny_transformer.course.progress import FILE, Progress
 from tiny_transformer.course.verdict import Diagnosis, Verdict
 from tiny_transformer.runtime.errors import StorageError
@@ -182,6 +182,32 @@ def test_the_list_shows_what_is_done_and_what_is_next(workspace: Path, capsys: C
     write(workspace, "double", "return x + x")
     out = tiny(capsys, "list")
     assert "changed since it passed" in out and "1 of 4 exercises done" in out
+
+
+@pytest.mark.requirement("course.extra")
+def test_extra_exercises_come_last_and_are_counted_apart(
+    course: Path, workspace: Path, capsys: Capture
+) -> None:
+    manifest = course / "01_sums" / "module.yaml"
+    text = manifest.read_text()
+    for name in ("total", "mean"):
+        text = text.replace(f"function: {name},", f"function: {name}, extra: true,")
+    manifest.write_text(text)
+    _read_catalogue.cache_clear()
+    out = tiny(capsys, "list")
+    assert "5 minutes of exercises, 1.5 hours with reading, and 25 minutes of extra ones" in out
+    assert "0 of 4 exercises done, about 75 minutes left, and 25 minutes of extra ones." in out
+    assert [each["extra"] for each in json.loads(tiny(capsys, "list", "--json"))] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    write(workspace, "double", "return x * 2")
+    assert "Next: scale" in tiny(capsys, "check")
+    assert "2 exercises, about 1 hours of writing, and 2 extra ones" in tiny(
+        capsys, "init", str(workspace.parent / "another")
+    )
 
 
 @pytest.mark.requirement("course.hint")

@@ -45,19 +45,21 @@ def state_of(exercise: Exercise, catalogue: Catalogue, progress: Progress) -> tu
     blocked_by = progress.blocked_by(exercise, catalogue)
     if blocked_by:
         return "blocked", f"needs {', '.join(blocked_by)}"
-    return "open", ""
+    return "open", "extra" if exercise.extra else ""
 
 
 def show_list(out: Console, catalogue: Catalogue, progress: Progress) -> None:
     """Print a table a module, the totals and what is next."""
     for module in catalogue.modules:
         done = [exercise for exercise in module.exercises if progress.passed(exercise)]
-        minutes = sum(exercise.minutes for exercise in module.exercises)
+        extra = module.minutes(extra=True)
         out.print(
             Text(f"{module.name}  {module.title}", style="bold")
             + Text(
-                f"   {len(done)} of {len(module.exercises)} done, {minutes} minutes of exercises, "
-                f"{module.hours:g} hours with reading",
+                f"   {len(done)} of {len(module.exercises)} done, "
+                f"{module.minutes(extra=False)} minutes of exercises, "
+                f"{module.hours:g} hours with reading"
+                f"{f', and {extra} minutes of extra ones' if extra else ''}",
                 style="not bold",
             ),
             soft_wrap=True,
@@ -78,8 +80,11 @@ def show_list(out: Console, catalogue: Catalogue, progress: Progress) -> None:
 def _show_totals(out: Console, catalogue: Catalogue, progress: Progress) -> None:
     every = list(catalogue)
     done = [exercise for exercise in every if progress.passed(exercise)]
-    left = sum(exercise.minutes for exercise in every) - sum(e.minutes for e in done)
-    out.print(f"{len(done)} of {len(every)} exercises done, about {_duration(left)} left.")
+    left, extra = (
+        sum(e.minutes for e in every if e not in done and e.extra == kind) for kind in (False, True)
+    )
+    told = f", and {_duration(extra)} of extra ones" if extra else ""
+    out.print(f"{len(done)} of {len(every)} exercises done, about {_duration(left)} left{told}.")
     following = progress.next_exercise(catalogue)
     if following is not None:
         out.print(
@@ -103,6 +108,7 @@ def _as_json(catalogue: Catalogue, progress: Progress) -> list[dict[str, Any]]:
             "function": exercise.function,
             "difficulty": exercise.difficulty,
             "minutes": exercise.minutes,
+            "extra": exercise.extra,
             "state": state_of(exercise, catalogue, progress)[0],
             **vars(progress.entry(exercise)),
         }

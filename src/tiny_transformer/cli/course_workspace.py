@@ -48,10 +48,12 @@ def _around() -> Path:
 
 def _welcome(setup: Setup) -> None:
     exercises = tuple(load_catalogue())
-    first, hours = exercises[0], sum(exercise.minutes for exercise in exercises) / 60
+    first, n_extra = exercises[0], sum(each.extra for each in exercises)
+    minutes = sum(each.minutes for each in exercises if not each.extra)
+    extra = f", and {n_extra} extra ones" if n_extra else ""
     text = f"""\
-Welcome. {setup.folder}/ is your workspace: {len(exercises)} exercises, about {hours:.0f} hours \
-of writing.
+Welcome. {setup.folder}/ is your workspace: {len(exercises) - n_extra} exercises, about \
+{minutes / 60:.0f} hours of writing{extra}.
 
 Every function in it is yours to write; so far each one only says that it is not written.
 That is why the first check fails, and it is meant to:

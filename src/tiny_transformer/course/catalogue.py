@@ -39,6 +39,7 @@ class Exercise:
         explanation: what the solution does and why, to read after passing.
         source: paper and section, or the reference that it mirrors.
         requires: ids of exercises whose answers it uses.
+        extra: beyond the eight days of the course; it comes up when the others have passed.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -53,6 +54,7 @@ class Exercise:
     explanation: str
     source: str
     requires: tuple[str, ...] = ()
+    extra: bool = False
 
     def __post_init__(self) -> None:
         check(self.minutes > 0, f"{self.id}: minutes is {self.minutes}; it must be above 0.")
@@ -72,7 +74,7 @@ class Module:
     Attributes:
         name: its folder, for instance `01_attention`.
         title: as a heading.
-        hours: how long it takes, reading included.
+        hours: how long it takes, with reading and without extra exercises.
         exercises: in the order of work.
     """
 
@@ -80,6 +82,10 @@ class Module:
     title: str
     hours: float
     exercises: tuple[Exercise, ...]
+
+    def minutes(self, *, extra: bool) -> int:
+        """Return how long the exercises take, those that are extra or the others."""
+        return sum(exercise.minutes for exercise in self.exercises if exercise.extra == extra)
 
     @property
     def folder(self) -> Path:
@@ -149,6 +155,8 @@ def _read_catalogue(folder: Path) -> Catalogue:
         for needed in exercise.requires:
             if needed not in seen:
                 raise CourseError(f"{exercise.id} requires {needed}, which does not come before.")
+            if seen[needed].extra and not exercise.extra:
+                raise CourseError(f"{exercise.id} requires {needed}, which is extra.")
         seen[exercise.id] = exercise
         functions.add((exercise.file, exercise.function))
     return catalogue

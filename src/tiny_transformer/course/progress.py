@@ -153,7 +153,7 @@ class Progress:
         return [name for name in exercise.requires if not self.passed(catalogue.exercise(name))]
 
     def next_exercise(self, catalogue: Catalogue, after: Exercise | None = None) -> Exercise | None:
-        """Return the first exercise that has not passed; None if all have.
+        """Return the first exercise that has not passed, extra ones last; None if all have.
 
         Args:
             catalogue: of all exercises.
@@ -163,4 +163,5 @@ class Progress:
         if after is not None:
             place = order.index(after) + 1
             order = order[place:] + order[:place]
+        order.sort(key=lambda exercise: exercise.extra)
         return next((exercise for exercise in order if not self.passed(exercise)), None)
