@@ -6,7 +6,7 @@
 Every wrong answer and every rewrite that the course ships is graded. Answers that were written
 afresh, by somebody who did not see those, may lie in `course/fresh_answers/*.py`, under the
 same decorators; `course/fresh_answers/judged.yaml` says for a wrong one which diagnoses name
-its mistake: `file.function.answer: [diagnosis, ...]`.
+its mistake: `file.function.answer: [diagnosis, ...]`, and under `note` what else should be known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -127,10 +128,15 @@ def _diagnosis(trial: Trial) -> str:
     return "its own" if trial.named else f"{found.name}{'' if found.exact else ' (a guess)'}"
 
 
+def judgements(folder: Path) -> dict[str, Any]:
+    """Return what `judged.yaml` says, nothing if there is none."""
+    file = folder / "judged.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def fresh_answers(folder: Path, modules: Sequence[Module]) -> list[Fresh]:
     """Grade the answers that were written afresh, if there are any."""
-    judged_file = folder / "judged.yaml"
-    judged = yaml.safe_load(judged_file.read_text()) if judged_file.is_file() else {}
+    judged = judgements(folder)
     found = []
     for path in sorted(folder.glob("*.py")):
         with installed(course_folder() / SOLUTIONS):
@@ -144,7 +150,7 @@ def fresh_answers(folder: Path, modules: Sequence[Module]) -> list[Fresh]:
                     mutants = []
                     for each in wrong:
                         key = f"{path.stem}.{exercise.function}.{each.name}"
-                        names = (judged or {}).get(key)
+                        names = judged.get(key)
                         trial = Trial(each, grade_answer(exercise, module, each.answer))
                         mutants.append((trial, None if names is None else tuple(names)))
                     rewrites = tuple(
@@ -154,9 +160,11 @@ def fresh_answers(folder: Path, modules: Sequence[Module]) -> list[Fresh]:
     return found
 
 
-def afresh(found: Sequence[Fresh]) -> list[str]:
+def afresh(found: Sequence[Fresh], note: str = "") -> list[str]:
     """Return the part about answers that were written afresh."""
     lines = ["## Answers written afresh", ""]
+    if note:
+        lines += [note.strip(), ""]
     if not found:
         return [*lines, "None yet: they belong in `course/fresh_answers/`."]
     wrong = [(trial, names) for fresh in found for trial, names in fresh.mutants]
@@ -210,8 +218,9 @@ def report() -> str:
         module.name: [prove(exercise, module) for exercise in module.exercises]
         for module in modules
     }
-    fresh = fresh_answers(course_folder() / "fresh_answers", modules)
-    return "\n".join([HEAD, *shipped(proofs), "", *afresh(fresh)]) + "\n"
+    folder = course_folder() / "fresh_answers"
+    fresh, note = fresh_answers(folder, modules), judgements(folder).get("note", "")
+    return "\n".join([HEAD, *shipped(proofs), "", *afresh(fresh, note)]) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -192,6 +192,8 @@ def test_softmax_by_formula__takes_negative_scores_and_equal_ones():
     tiny = math.exp(-30)
     wanted = torch.tensor([0.5, 0.5, tiny, tiny])
     expect_equal(got, wanted, "softmax_by_formula([-log 2, -log 2, -30, -30])", dims="keys")
+    got = attention.softmax_by_formula(torch.tensor([-50.0, -50.0]))
+    expect_equal(got, torch.tensor([0.5, 0.5]), "softmax_by_formula([-50, -50])", dims="keys")
 
 
 def test_softmax_by_formula__sums_to_one_along_the_axis_asked_for():
@@ -262,6 +264,8 @@ def test_softmax__gives_minus_infinity_the_weight_zero():
     got = attention.softmax(torch.tensor([[-INF, 0.0, LOG_3], [-900.0, -INF, -INF]]))
     wanted = torch.tensor([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]])
     expect_equal(got, wanted, "softmax([[-inf, 0, log 3], [-900, -inf, -inf]])", dims=SCORES)
+    got = attention.softmax(torch.tensor([-2e9, -INF]))
+    expect_equal(got, torch.tensor([1.0, 0.0]), "softmax([-2e9, -inf])", dims="keys")
 
 
 def test_softmax__keeps_the_dtype_and_its_input():

@@ -129,6 +129,7 @@ def test_attention_flops__is_what_counting_each_multiplication_and_addition_give
 def test_attention_weight_bytes__counts_one_weight():
     got = attention.attention_weight_bytes(1, 1, 1)
     expect_equal(got, 4, "attention_weight_bytes(1, 1, 1)", tolerance=0)
+    expect(type(got) is int, f"Bytes are whole: an int, and this is a {type(got).__name__}.")
 
 
 def test_attention_weight_bytes__is_what_a_tensor_of_weights_takes():

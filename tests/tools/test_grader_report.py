@@ -60,12 +60,13 @@ def test_the_report_on_the_made_up_course(
 
     (course / "fresh_answers").mkdir()
     (course / "fresh_answers" / "first.py").write_text(FRESH)
-    judged = "first.double.two more: [plus two]\nfirst.total.short: [other]\n"
+    judged = "note: So far.\nfirst.double.two more: [plus two]\nfirst.total.short: [other]\n"
     (course / "fresh_answers" / "judged.yaml").write_text(judged)
     assert grader_report.main([*words, "--check"]) == 1
     assert "out of date: python tools/grader_report.py" in capsys.readouterr().err
     assert grader_report.main(words) == 0
     text = page.read_text()
+    assert "## Answers written afresh\n\nSo far.\n" in text
     assert "- wrong answers caught: 2 of 3 (67 %)" in text
     assert "- with one that names the mistake: 1 of 3 (33 %)" in text
     assert "- right answers that fail (false alarms): 1 of 2 (50 %)" in text
