@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -50,6 +50,13 @@ def count() -> Callable[[str, int], None]:
         _counts[what] += number
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Let Python have its smallest numbers back after a test in which a CPU computed."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(autouse=True)

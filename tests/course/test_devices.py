@@ -29,6 +29,10 @@ RIGHT = {
     "one number": lambda x: x * torch.tensor(3.0).sqrt(),
     "a plain number": lambda x: torch.where(x > 0, x, 0.0),
     "with a dtype and a device": lambda x: x + torch.eye(3).to(x.device, torch.float64),
+    "made on the CPU, and moved": lambda x: x + torch.ones(3, 3, device="cpu").to(x.device),
+    "taken to the CPU, combined there, and moved": (
+        lambda x: x + (x[0].cpu() * torch.ones(3, 3)).to(x.device)
+    ),
     "like another": lambda x: x @ torch.eye(3).type_as(x),
 }
 WRONG = {
@@ -38,6 +42,8 @@ WRONG = {
     "in a list": lambda x: torch.cat([x, torch.zeros(1, 3)]),
     "where": lambda x: torch.where(triangle(3), x, 0.0),
     "a range": lambda x: x * torch.arange(3),
+    "on the CPU by name": lambda x: x + torch.ones(3, 3, device="cpu"),
+    "taken to the CPU": lambda x: x + x.cpu(),
     "as a weight": lambda x: nn.functional.linear(x, torch.rand(3, 3)),
 }
 

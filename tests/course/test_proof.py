@@ -34,6 +34,7 @@ LEAST_EXERCISES = {
     "02_multi_head": 8,
     "03_transformer_block": 8,
     "04_embeddings": 8,
+    "05_full_model": 8,
 }
 LONG = 20
 """Characters from which on a piece of a solution must not stand in a stub."""

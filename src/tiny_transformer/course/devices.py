@@ -48,8 +48,11 @@ class _Labels(TorchFunctionMode):
         result = func(*args, **kwargs)
         labels = {self.get(tensor) for tensor in _tensors((args, kwargs))} - {None}
         if func in _MAKERS:
-            placed = kwargs.get("device") is not None
+            placed = kwargs.get("device") not in (None, "cpu")
             self.set(_tensors(result), placed or labels == {True})
+        elif func is Tensor.cpu:
+            result = result.view_as(result)  # one that is on the CPU would be returned itself
+            self.set([result], False)
         elif func in _MOVERS and _names_a_device(args[1:], kwargs):
             self.set(_tensors(result), True)
         elif labels:

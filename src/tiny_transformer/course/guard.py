@@ -59,9 +59,12 @@ class Guard:
             thing = _WATCHED[where]
             now = dict(vars(thing))
             for name, value in names.items():
-                if _wrapped_by_pytorch(now.get(name), value):
-                    names[name] = now[name]
-                elif now.get(name, _GONE) is not value:
+                there = now.get(name, _GONE)
+                if there is value:  # nearly always, for thousands of names at every test
+                    continue
+                if _wrapped_by_pytorch(there, value):
+                    names[name] = there
+                else:
                     found.append(f"{where}.{name}")
                     setattr(thing, name, value)
             for name in now.keys() - names.keys():
@@ -75,8 +78,7 @@ def _wrapped_by_pytorch(now: Any, before: Any) -> bool:
     """Tell PyTorch's own change: its compiler, imported with optimizers, wraps `manual_seed`."""
     code = getattr(now, "__code__", None)
     return (
-        now is not before
-        and code is not None
+        code is not None
         and Path(code.co_filename).is_relative_to(Path(torch.__file__).parent)
         and inspect.unwrap(now) is inspect.unwrap(before)
     )

@@ -29,6 +29,21 @@ STD = 0.02
 RESIDUAL_PROJECTIONS = ("o_proj.weight", "down_proj.weight")
 
 
+def residual_std(n_layers: int, std: float = STD) -> float:
+    """Return the first standard deviation of the matrices that write into the residual stream.
+
+    Each of the `2 n_layers` branches adds to the stream, and variances of independent numbers
+    add: divided by the root of their number, all of them together add what one would.
+
+    Args:
+        n_layers: blocks, each with two branches.
+        std: of every other matrix.
+
+    Source: Radford et al. 2019, section 2.3.
+    """
+    return std / math.sqrt(2 * n_layers)
+
+
 def initial_std(name: str, shape: torch.Size, config: ModelConfig) -> float | None:
     """Return the standard deviation of a parameter's first values; None means constant."""
     if len(shape) < 2:
@@ -36,7 +51,7 @@ def initial_std(name: str, shape: torch.Size, config: ModelConfig) -> float | No
     if name.endswith(RESIDUAL_PROJECTIONS):
         if config.residual_init == "zero":
             return 0.0
-        return STD / math.sqrt(2 * config.n_layers)
+        return residual_std(config.n_layers)
     if name.endswith(("token.weight", "embeddings.earlier")) and config.scale_embeddings:
         return 1 / math.sqrt(config.d_model)
     return STD
