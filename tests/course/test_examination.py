@@ -187,6 +187,7 @@ def test_a_file_that_imports_the_reference_is_not_theirs(
     [
         "from tiny_transformer.config import ModelConfig",
         "from tiny_transformer.viz import plots",
+        "from tiny_transformer import Parts",
         "import math, torch.nn.functional as F",
         "from my_transformer import other",
     ],

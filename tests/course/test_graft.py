@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import itertools
@@ -12,17 +13,19 @@ import pytest
 import torch
 from tests.course.reference_parts import copy_reference, plant
 
-from tiny_transformer.config import Config, ModelConfig
+from tiny_transformer.config import Config, ModelConfig, TrainingConfig
 from tiny_transformer.config.loading import load_config
 from tiny_transformer.course.answers import installed
 from tiny_transformer.course.content import STUBS, CourseError, course_folder
-from tiny_transformer.course.graft import FILES, require_some, workspace_parts
+from tiny_transformer.course.graft import FILES, WHOLE, require_some, workspace_parts
 from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.errors import ConfigError
 from tiny_transformer.tracking.run_log import metric_by_step, read_log
+from tiny_transformer.training.shards import count_shards
 from tiny_transformer.training.trainer import Trainer
+from tiny_transformer.training.whole_model import WholeModel, build_model
 from tiny_transformer.training.written_parts import WrittenParts, changed_parts, describe_parts
 
 SMALL = ModelConfig(n_layers=2, d_model=16, n_heads=2, context_length=8, dropout=0.0)
@@ -55,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 
 def loss_after_a_step(parts: Parts) -> tuple[float, float]:
     """Return the loss before and after one step of gradient descent."""
-    model = Transformer(SMALL, parts, seed=3)
+    model = build_model(SMALL, parts, seed=3)
     ids = torch.arange(18).reshape(2, 9)
     losses = []
     for _ in range(2):
@@ -74,10 +77,13 @@ def loss_after_a_step(parts: Parts) -> tuple[float, float]:
 def test_all_combinations_run_a_step_and_give_the_reference_s_loss(folder: Path) -> None:
     parts = workspace_parts(folder, SMALL)
     assert set(parts.taken) == set(FILES)
+    assert {*vars(Parts()), WHOLE} == set(FILES)
     expected = loss_after_a_step(Parts.for_config(SMALL))
     for size in range(len(FILES) + 1):
         for names in itertools.combinations(FILES, size):
-            mixed = Parts.for_config(SMALL, **{name: getattr(parts, name) for name in names})
+            chosen = {name: getattr(parts, name) for name in names}
+            whole = chosen.pop(WHOLE, None)
+            mixed = WrittenParts(**vars(Parts.for_config(SMALL, **chosen)), model=whole)
             assert loss_after_a_step(mixed) == expected, names
 
 
@@ -322,3 +328,85 @@ def test_how_parts_have_changed_is_said(
 def test_plain_parts_have_no_files_to_tell_of() -> None:
     assert describe_parts(Parts()) == describe_parts(None) == []
     assert not WrittenParts().taken
+
+
+WHOLE_MODEL = """
+import torch
+from torch import nn
+from tiny_transformer import Parts
+
+
+class Transformer(nn.Module):
+    def __init__(self, config, parts=None, *, seed=0):
+        super().__init__()
+        parts = parts or Parts.for_config(config)
+        self.embeddings = parts.embeddings(config, parts)
+        self.blocks = nn.ModuleList(parts.block(config, parts) for _ in range(config.n_layers))
+        self.final_norm = parts.build_norm(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.lm_head.weight = self.embeddings.token.weight
+
+    def forward(self, ids, cache=None, *, last_only=False):
+        assert not last_only and cache is None
+        x = self.embeddings(ids)
+        for block in self.blocks:
+            x = block(x)
+        x = nn.functional.dropout(x, 0.5 * (self.training and DROPS))
+        return self.lm_head(self.final_norm(x))
+"""
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """Return a workspace in which a model is written and none of its parts."""
+    path = tmp_path / "whole"
+    path.mkdir()
+    (path / "transformer.py").write_text("DROPS = False\n" + WHOLE_MODEL)
+    return path
+
+
+@pytest.mark.requirement("course.graft-whole")
+def test_a_whole_model_of_ones_own_trains_to_the_reference_s_losses(
+    whole: Path, tmp_path: Path
+) -> None:
+    config = small_run(tmp_path, "theirs", dropout=0.25)
+    parts = workspace_parts(whole, config.model)
+    assert parts.taken == {"model": ("transformer.py", "Transformer")}
+    assert losses(config, parts) == losses(small_run(tmp_path, "reference", dropout=0.25), None)
+
+
+@pytest.mark.requirement("course.graft-whole")
+def test_a_whole_model_s_own_forward_pass_runs_in_its_mode(whole: Path) -> None:
+    ids = torch.arange(12).reshape(2, 6)
+    reference = Transformer(SMALL, seed=5).eval()
+    model = build_model(SMALL, workspace_parts(whole, SMALL), seed=5)
+    assert isinstance(model, WholeModel)
+    assert not model.can_cache
+    assert list(model.state_dict()) == list(reference.state_dict())
+    assert model.n_parameters() == reference.n_parameters()
+    assert torch.equal(model.eval()(ids), reference(ids))
+    assert torch.equal(model(ids, last_only=True), reference(ids)[:, -1:])
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.double()(ids).float(), twin(ids).float())
+    assert twin.written is not model.written
+    assert torch.equal(model(ids), reference(ids))
+    (whole / "transformer.py").write_text("DROPS = True\n" + WHOLE_MODEL)
+    model = build_model(SMALL, workspace_parts(whole, SMALL), seed=5)
+    assert not torch.equal(model.train()(ids), reference(ids))
+    assert torch.equal(model.eval()(ids), reference(ids))
+
+
+def test_the_parts_of_a_workspace_make_its_own_model(folder: Path) -> None:
+    model = build_model(SMALL, workspace_parts(folder, SMALL))
+    assert isinstance(model, WholeModel)
+    kinds = {type(module).__module__ for module in [model.written, *model.modules()]}
+    theirs = {kind for kind in kinds if kind.startswith(STUBS)}
+    assert theirs == {f"{STUBS}.{file.removesuffix('.py')}" for file, _ in FILES.values()}
+
+
+def test_shards_are_refused_to_a_whole_model_of_ones_own(whole: Path) -> None:
+    model = build_model(SMALL, workspace_parts(whole, SMALL))
+    settings = TrainingConfig(shards=2)
+    with pytest.raises(ConfigError, match=r"part of its own, my_transformer\.transformer"):
+        count_shards(settings, model, torch.device("cpu"), 8)

@@ -39,3 +39,8 @@ def test_the_hunt_that_it_shows_exists() -> None:
     assert set(re.findall(r"^tiny course bug-hunt (?:\w+ )?(too-\w+)", PAGE, re.M)) <= set(
         load_hunts()
     )
+
+
+def test_the_table_of_hunts_is_that_of_the_course() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| (easy|medium|hard|very hard) \|", PAGE, re.M)
+    assert dict(rows) == {hunt.name: hunt.difficulty for hunt in load_hunts().values()}

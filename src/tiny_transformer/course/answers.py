@@ -23,6 +23,7 @@ from tiny_transformer.course.catalogue import Exercise
 from tiny_transformer.course.content import STUBS as PACKAGE
 
 _ALLOWED = ("tiny_transformer.config", "tiny_transformer.viz", "tiny_transformer.runtime")
+_PARTS = "tiny_transformer.Parts"  # which classes a model is built from: names, no answer
 
 
 class NotTheirsError(Exception):
@@ -127,7 +128,7 @@ def check_is_theirs(exercise: Exercise, folder: Path) -> None:
             f"{exercise.function} comes from {where.name}, not from your {exercise.file}: "
             "the course grades what you write yourself."
         )
-    file, borrowed = _borrowed(expected, set())
+    file, borrowed = _borrowed(expected, set(), (*_ALLOWED, _PARTS))
     if borrowed:
         raise NotTheirsError(
             f"Your {file} imports {borrowed}, which has the reference's answers. Write "
@@ -137,22 +138,22 @@ def check_is_theirs(exercise: Exercise, folder: Path) -> None:
 
 def borrowed_import(path: Path) -> tuple[str, str]:
     """Return the file and the import that the reference could come through; `""` for none."""
-    return _borrowed(path.resolve(), set())
+    return _borrowed(path.resolve(), set(), _ALLOWED)
 
 
-def _borrowed(path: Path, seen: set[Path]) -> tuple[str, str]:
+def _borrowed(path: Path, seen: set[Path], allowed: tuple[str, ...]) -> tuple[str, str]:
     """Return the file and the import that the reference's answers could come through.
 
     The learner's other files that `path` imports are looked at as well.
     """
     seen.add(path)
     for name in _imports(ast.parse(path.read_bytes())):
-        if name.split(".")[0] == "tiny_transformer" and not name.startswith(_ALLOWED):
+        if name.split(".")[0] == "tiny_transformer" and not name.startswith(allowed):
             return path.name, name
         other = path.with_name(f"{name.removeprefix(f'{PACKAGE}.').split('.')[0]}.py")
         if name.startswith(f"{PACKAGE}.") and other.is_file() and other not in seen:
             try:
-                found = _borrowed(other, seen)
+                found = _borrowed(other, seen, allowed)
             except (SyntaxError, ValueError):  # it cannot be imported either
                 continue
             if found[1]:

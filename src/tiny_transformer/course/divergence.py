@@ -21,6 +21,7 @@ from tiny_transformer.course.comparison import ROUNDING, Comparison, Divergence,
 from tiny_transformer.course.dropped import compare_dropout
 from tiny_transformer.course.first_tensor import tell_first
 from tiny_transformer.course.gradients import first_gradient, gradients_of
+from tiny_transformer.course.graft import WHOLE
 from tiny_transformer.course.naming import Axes
 from tiny_transformer.course.probes import (
     SIZES,
@@ -36,6 +37,7 @@ from tiny_transformer.model.kv_cache import KVCache
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.random_state import forked_rng
+from tiny_transformer.training.whole_model import build_model
 from tiny_transformer.training.written_parts import WrittenParts
 
 _WHEN = {
@@ -58,14 +60,22 @@ def compare_each(parts: WrittenParts, config: ModelConfig) -> Iterator[Compariso
     """
     right = []
     for part in parts.taken:
-        alone = Parts.for_config(config, **{part: getattr(parts, part)})
+        alone = _among_the_reference(parts, config, [part])
         comparison = compare(alone, config, (part,))
         if comparison.same:
             right.append(part)
         yield comparison
     if len(right) > 1:
-        together = Parts.for_config(config, **{part: getattr(parts, part) for part in right})
+        together = _among_the_reference(parts, config, right)
         yield compare(together, config, tuple(right))
+
+
+def _among_the_reference(parts: WrittenParts, config: ModelConfig, names: Sequence[str]) -> Parts:
+    """Return the parts of those names, with the reference's for all others."""
+    chosen = {name: getattr(parts, name) for name in names}
+    whole = chosen.pop(WHOLE, None)
+    base = Parts.for_config(config, **chosen)
+    return base if whole is None else WrittenParts(**vars(base), model=whole)
 
 
 def compare(parts: Parts, config: ModelConfig, names: Sequence[str]) -> Comparison:
@@ -98,7 +108,7 @@ class _Pair:
 
     def _stages(self) -> tuple[Divergence | None, float]:
         with code_may_raise("is built", self.files):
-            mine = Transformer(self.config, self.parts)
+            mine = build_model(self.config, self.parts)
         reference = Transformer(dataclasses.replace(self.config, backend="explicit"))
         found = self._parameters(mine, reference)
         if found is None:
@@ -111,7 +121,7 @@ class _Pair:
         rounding = self._rounding(mine)
         if not is_wrong(found):
             without = dataclasses.replace(self.config, dropout=0.0)
-            mine = Transformer(without, self.parts)
+            mine = build_model(without, self.parts)
             reference = Transformer(dataclasses.replace(without, backend="explicit"))
             give_weights(mine, reference)
             found = self._forward(mine, reference, "training")
@@ -221,7 +231,7 @@ class _Pair:
         return first_gradient(got, wanted, _IN_FLOAT64, self.axes)
 
     def _dropout(self) -> Divergence | None:
-        mine, reference = Transformer(self.config, self.parts), Transformer(self.config)
+        mine, reference = build_model(self.config, self.parts), Transformer(self.config)
         give_weights(mine, reference)
         return compare_dropout(mine, reference, self.names, self.config, self.files)
 

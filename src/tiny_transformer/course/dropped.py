@@ -22,6 +22,7 @@ PATHS = {
     "attention": "blocks.0.attention",
     "mlp": "blocks.0.mlp",
     "block": "blocks.0",
+    "model": "",
 }
 """Where a part first stands in the model."""
 

@@ -23,6 +23,9 @@ from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.errors import suggest
 from tiny_transformer.training.written_parts import WrittenParts
 
+WHOLE = "model"
+"""What puts the parts together, which may be somebody's too."""
+
 FILES: dict[str, tuple[str, str]] = {
     "token_embedding": ("embeddings.py", "TokenEmbedding"),
     "positional_embedding": ("positional.py", "PositionalEmbedding"),
@@ -31,8 +34,9 @@ FILES: dict[str, tuple[str, str]] = {
     "attention": ("attention.py", "MultiHeadAttention"),
     "mlp": ("mlp.py", "MLP"),
     "block": ("transformer_block.py", "TransformerBlock"),
+    WHOLE: ("transformer.py", "Transformer"),
 }
-"""Where each part stands in a workspace, in the order of the forward pass."""
+"""Where each part stands in a workspace, in the order of the forward pass; at last the whole."""
 
 SINGLE_HEAD = "SingleHeadAttention"
 """Of module 01: the model's attention where it has one head."""
@@ -94,9 +98,11 @@ def workspace_parts(
             notes.append(note)
         if only is not None and part not in taken:
             raise CourseError(f"The part {part} cannot be taken. {note or _absent(part, config)}")
+    whole = classes.pop(WHOLE, None)
     base = Parts.for_config(config, **classes)
     parts = WrittenParts(
-        **{part: getattr(base, part) for part in FILES},
+        **vars(base),
+        model=whole,
         taken=taken,
         sources=_sources(folder),
         notes=tuple(notes),

@@ -43,7 +43,10 @@ FILES = (
 )
 """The model's files, all that training and generating needs."""
 
-EVIDENCE = ("losses", "attention", "samples", "cache", "repeats", "depth")
+EVIDENCE = (
+    *("losses", "attention", "samples", "cache", "repeats", "depth"),
+    *("counts", "time", "next", "company", "positions", "start"),
+)
 """What the tool can show of a bug."""
 
 
@@ -63,6 +66,7 @@ class Hunt:
         explanation: what the bug was, and how its traces follow from it.
         evidence: what is shown, of `EVIDENCE`.
         settings: of the trainings that the evidence is from, dotted names to values.
+        depths: numbers of layers, where models of several depths are the evidence.
         name: the hunt's folder.
     """
 
@@ -79,6 +83,7 @@ class Hunt:
     explanation: str
     evidence: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    depths: tuple[int, ...] = (1, 2, 4, 6)
     name: str = ""
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ def probe_ids(config: ModelConfig) -> Tensor:
 
 def part_input(name: str, config: ModelConfig) -> tuple[Any, ...]:
     """Return what a part is called with."""
-    if name in ("embeddings", "token_embedding"):
+    if name in ("embeddings", "token_embedding", "model"):
         return (probe_ids(config)[:, : SIZES["T"]],)
     if name == "positional_embedding":
         return (SIZES["T"],)

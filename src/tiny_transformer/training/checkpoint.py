@@ -38,6 +38,7 @@ from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.run_folder import METADATA, RunFolder, find_run
 from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.weights import load_weights, named_weights
+from tiny_transformer.training.whole_model import build_model
 from tiny_transformer.viz.parameters import count_parameters
 
 FORMAT = "tiny_transformer.checkpoint"
@@ -89,7 +90,7 @@ class Checkpoint:
         """
         if parts is None:
             self.check_size()
-        model = Transformer(self.config.model, parts)
+        model = build_model(self.config.model, parts)
         load_weights(model, self.weights, where=str(self.path))
         return model.to(device).eval()
 

@@ -63,7 +63,7 @@ def _obstacle(settings: TrainingConfig, model: nn.Module, device: torch.device) 
         return "training.compile is on, and a compiled model computes a batch at once"
     if device.type != "cpu":
         return f"the model is on {device}, which computes a batch at once"
-    for kind in map(type, model.modules()):
+    for kind in map(type, (getattr(model, "written", model), *model.modules())):
         if not _is_own(kind):
             name = f"{kind.__module__}.{kind.__name__}"
             return f"the model has a part of its own, {name}, which may not bear several threads"

@@ -21,7 +21,6 @@ from tiny_transformer.hooks.base import Hook
 from tiny_transformer.hooks.runner import HookRunner
 from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.model.parts import Parts
-from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime.device import (
     Precision,
     autocast,
@@ -42,6 +41,7 @@ from tiny_transformer.training.run_data import load_run_data
 from tiny_transformer.training.schedule import learning_rate_scale
 from tiny_transformer.training.shards import backward_in_shards, count_shards, start_workers
 from tiny_transformer.training.weights import load_weights
+from tiny_transformer.training.whole_model import build_model
 from tiny_transformer.training.written_parts import describe_parts
 
 
@@ -90,7 +90,7 @@ class TrainingState:
         self.device = resolve_device(config.training.device)
         self.precision: Precision = resolve_precision(config.training.precision, self.device)
         self.data = load_run_data(config, tokenizer)
-        self.model = Transformer(config.model, parts, seed=config.training.seed).to(self.device)
+        self.model = build_model(config.model, parts, seed=config.training.seed).to(self.device)
         self._forward = torch.compile(self.model) if config.training.compile else self.model
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.hooks = HookRunner(hooks, self.model, seed=config.training.seed)

@@ -8,10 +8,12 @@ copy is there to be read. It runs only when a user names its folder, as in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime import files
@@ -25,12 +27,14 @@ class WrittenParts(Parts):
     """Parts of which some are a user's own.
 
     Attributes:
+        model: the user's whole model, called as the reference's is; None is the reference's.
         taken: for each part that is the user's `(file, class)`, as in
             `{"mlp": ("mlp.py", "MLP")}`.
         sources: the files' bytes by name, with those that they import from their folder.
         notes: what was found and not taken, and why, for people.
     """
 
+    model: Callable[..., nn.Module] | None = None
     taken: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     sources: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
