@@ -1,6 +1,6 @@
-"""Attention, written by you: module 01, one head.
+"""Attention, written by you: one head in module 01, several in module 02.
 
-You begin with a dot product and end with a whole part of the model. The exercises use each
+You begin with a dot product and end with whole parts of the model. The exercises use each
 other: what you write first, you call later. `tiny course check 01` says how far you are, and
 `tiny course hint EXERCISE` helps.
 
@@ -10,7 +10,8 @@ Dimensions: `B` batch, `H` heads, `T` tokens, `Tq` queries, `Tk` keys, `D` width
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -471,3 +472,283 @@ class SingleHeadAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Let each token of `x` (B, T, C) look at itself and the past."""
         raise NotImplementedError("single-head-attention")
+
+
+# Module 02: several heads
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """Cut the channels of every token into heads, and put the heads beside the batch.
+
+        heads[b, h, t, d] = x[b, t, h * D + d],  with D = C / H
+
+    Head 0 gets the first D channels of each token, head 1 the next D, and so on. Mind which
+    numbers end up where: a tensor of the right shape can hold the wrong ones.
+
+    Args:
+        x: (B, T, C), of any dtype; C is a multiple of `n_heads`.
+        n_heads: H.
+
+    Returns:
+        (B, H, T, D), the same numbers and dtype. `x` is not changed.
+
+    Example: two tokens of four channels, two heads of two.
+        >>> x = torch.tensor([[[0, 1, 2, 3], [10, 11, 12, 13]]])
+        >>> split_heads(x, 2).tolist()
+        [[[[0, 1], [10, 11]], [[2, 3], [12, 13]]]]
+    """
+    raise NotImplementedError("split-heads")
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """Put what the heads found side by side again: the way back from `split_heads`.
+
+        y[b, t, h * D + d] = heads[b, h, t, d]
+
+    Args:
+        heads: (B, H, T, D), of any dtype, wherever its numbers lie in memory.
+
+    Returns:
+        (B, T, C) with C = H * D, the same numbers and dtype. `heads` is not changed.
+
+    Example: the two heads of the example above.
+        >>> heads = torch.tensor([[[[0, 1], [10, 11]], [[2, 3], [12, 13]]]])
+        >>> merge_heads(heads).tolist()
+        [[[0, 1, 2, 3], [10, 11, 12, 13]]]
+    """
+    raise NotImplementedError("merge-heads")
+
+
+def join_head_weights(head_weights: Sequence[Tensor]) -> Tensor:
+    """Make one large projection of the heads' small ones.
+
+    Each head could have a linear layer of its own that makes its D numbers from the C of a
+    token. One layer that makes all H * D numbers at once does the same in one product, if its
+    weight is put together so that its output, split into heads, is what the small ones give:
+
+        split_heads(x W^T, H)[:, h] = x W_h^T
+
+    Args:
+        head_weights: H matrices W_h, each (D, C) as `nn.Linear(C, D)` keeps its weight: a row
+            for each number that comes out.
+
+    Returns:
+        W, (H * D, C), of the same dtype: the weight of an `nn.Linear(C, H * D)`.
+
+    Example: two heads that each make one number of three.
+        >>> join_head_weights([torch.tensor([[1, 2, 3]]), torch.tensor([[4, 5, 6]])]).tolist()
+        [[1, 2, 3], [4, 5, 6]]
+    """
+    raise NotImplementedError("join-head-weights")
+
+
+def repeat_kv_heads(kv: Tensor, n_heads: int) -> Tensor:
+    """Give every query head the keys (or values) that it shares with its neighbours.
+
+    In grouped-query attention there are fewer heads of keys and values than of queries. Query
+    heads that stand next to each other share one: with 6 of queries and 3 of keys, query heads
+    0 and 1 use key head 0, heads 2 and 3 key head 1, heads 4 and 5 key head 2.
+
+        repeated[:, h] = kv[:, h // (H / H_kv)]
+
+    Args:
+        kv: (B, H_kv, T, D), keys or values; H_kv divides `n_heads`, and may be equal to it.
+        n_heads: H, the number of query heads.
+
+    Returns:
+        (B, H, T, D), of the same dtype. `kv` is not changed.
+
+    Example: two heads of one token and one channel, for four query heads.
+        >>> repeat_kv_heads(torch.tensor([[[[5]], [[7]]]]), 4).tolist()
+        [[[[5]], [[5]], [[7]], [[7]]]]
+    """
+    raise NotImplementedError("repeat-kv-heads")
+
+
+def multi_head_parameters(
+    d_model: int, n_heads: int, n_kv_heads: int | None = None, bias: bool = True
+) -> int:
+    """Return how many numbers a multi-head attention learns.
+
+    Four linear layers: to the queries of all heads, to the keys and to the values of all
+    key-value heads, and from all heads back to the model's width. Every head, of queries, keys
+    or values, is `d_model / n_heads` wide.
+
+    Args:
+        d_model: C, the width of the model.
+        n_heads: H, heads of queries; it divides `d_model`.
+        n_kv_heads: heads of keys, and of values; None means as many as of queries.
+        bias: whether each layer has a bias: a number for each number that comes out of it.
+
+    Returns:
+        A whole number.
+
+    Example:
+        >>> multi_head_parameters(1, 1), multi_head_parameters(1, 1, bias=False)
+        (8, 4)
+        >>> multi_head_parameters(256, 4) == multi_head_parameters(256, 8)
+        True
+    """
+    raise NotImplementedError("multi-head-parameters")
+
+
+def multi_head_flops(
+    n_tokens: int, d_model: int, n_heads: int, n_kv_heads: int | None = None
+) -> tuple[int, int]:
+    """Return the floating-point operations of a multi-head attention for one sequence.
+
+    As in `attention_flops`: a product of an (a, b) and a (b, c) matrix takes `2 a b c`, only
+    matrix products count, and the mask saves nothing. Count those of each head, with its own
+    width, and all heads together. Keys and values are repeated before they meet the queries:
+    repeating costs nothing here, and saves nothing after it.
+
+    Args:
+        n_tokens: T.
+        d_model: C.
+        n_heads: H, heads of queries; it divides `d_model`.
+        n_kv_heads: heads of keys, and of values; None means as many as of queries.
+
+    Returns:
+        The operations of the four projections, and those of the mixing (scores and average).
+
+    Example: with one head it is what you know.
+        >>> multi_head_flops(10, 1, 1) == attention_flops(10, 1) == (80, 400)
+        True
+    """
+    raise NotImplementedError("multi-head-flops")
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Return the output of `explicit_attention`, by PyTorch's own fused operation.
+
+    `torch.nn.functional.scaled_dot_product_attention` takes scores, mask, softmax, dropout and
+    average in one go and never stores the weights. Read what it expects of its mask, what it
+    does with `is_causal` when there are fewer queries than keys, and whether it scales.
+
+    Args:
+        q: (B, H, Tq, D) queries, float, the last Tq of the Tk positions, as in `causal_mask`.
+            None of the inputs is changed.
+        k: (B, H, Tk, D) keys.
+        v: (B, H, Tk, D) values.
+        dropout: probability of zeroing a weight, applied whenever it is above 0.
+
+    Returns:
+        The output (B, H, Tq, D) alone, of the dtype of the inputs.
+
+    Example: one query over three keys, all alike to it, sees every one of them.
+        >>> v = torch.tensor([[[[3.0], [6.0], [9.0]]]])
+        >>> fused_attention(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 3, 1), v).item()
+        6.0
+    """
+    raise NotImplementedError("fused-attention")
+
+
+def head_divergence(weights: Tensor) -> Tensor:
+    """Return how differently each two heads look: the Jensen-Shannon divergence of their weights.
+
+        JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
+
+    where H is the entropy in nats, and p and q are the weights of one query in two heads. It is
+    0 where both look alike, and ln 2 = 0.6931 where they look at no key in common. Take it for
+    each query of each sequence, and the mean over all of them.
+
+    Args:
+        weights: (B, H, Tq, Tk), float; each row sums to one. Weights may be 0.
+
+    Returns:
+        (H, H), of the same dtype: symmetric, and 0 on the diagonal up to rounding.
+
+    Example: head 0 looks at key 0, head 1 at key 1, head 2 at both.
+        >>> weights = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]], [[0.5, 0.5]]]])
+        >>> head_divergence(weights)[0].abs()
+        tensor([0.0000, 0.6931, 0.2158])
+    """
+    raise NotImplementedError("head-divergence")
+
+
+def head_contributions(heads: Tensor, o_weight: Tensor) -> Tensor:
+    """Return what each head alone adds to the output.
+
+    Merging the heads and projecting the result, `merge_heads(heads) o_weight^T`, is a sum with
+    one term for each head. Here are the terms, before they are added:
+
+        sum over h of contributions[:, h] = merge_heads(heads) o_weight^T
+
+    Args:
+        heads: (B, H, T, D), float, what each head found.
+        o_weight: (C, H * D), the weight of the last projection as `nn.Linear` keeps it: a row
+            for each number that comes out. C need not be H * D.
+
+    Returns:
+        (B, H, T, C), of the same dtype.
+
+    Example: two heads of one number each, and one number that comes out.
+        >>> heads = torch.tensor([[[[2.0]], [[3.0]]]])
+        >>> head_contributions(heads, torch.tensor([[10.0, 100.0]])).tolist()
+        [[[[20.0]], [[300.0]]]]
+    """
+    raise NotImplementedError("head-contributions")
+
+
+def head_importance(loss_of: Callable[[Tensor], Tensor], n_heads: int) -> Tensor:
+    """Return how much the loss rises when each head alone is silenced.
+
+    A gate is a factor in front of a head's output: 1 leaves it as it is, 0 silences it.
+
+        importance[h] = loss with gate h closed and all others open - loss with all open
+
+    Args:
+        loss_of: takes gates, (H,), float32, and returns the loss with them, a tensor of one
+            number without axes. It may keep the gates that it is given.
+        n_heads: H.
+
+    Returns:
+        (H,), of the dtype of the losses. A head that the model is better without is negative.
+
+    Example: a loss that head 0 lowers by 2, and head 1 raises by 1.
+        >>> head_importance(lambda gates: 5 - 2 * gates[0] + 1 * gates[1], 2).tolist()
+        [2.0, -1.0]
+    """
+    raise NotImplementedError("head-importance")
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal self-attention with several heads: the attention of the real model.
+
+        q, k, v = q_proj(x), k_proj(x), v_proj(x), each split into heads
+        y = o_proj(merge(drop(softmax(q k^T / sqrt(D), causal)) v))
+
+    Args:
+        config: the architecture. `d_model` (C), `n_heads` (H), `head_dim` (D = C / H),
+            `kv_heads` (H_kv: heads of keys and of values, H where the user asks for nothing
+            else), `bias` and `dropout` matter here.
+
+    Parameters, and nothing else in `state_dict`: four linear layers, each with a bias if
+    `config.bias`. `q_proj` and `o_proj` are (C, C); `k_proj` and `v_proj` make H_kv * D numbers
+    of C. Each key-value head serves H / H_kv query heads, as in `repeat_kv_heads`.
+
+    Dropout zeroes attention weights with probability `config.dropout` while training.
+
+    A model asks an attention part what it can do beyond this, in a set of names that stands in
+    the class. Yours knows key-value heads, so it says: `capabilities = {"grouped_heads"}`.
+
+    Shape: (B, T, C) -> (B, T, C), for any T up to `config.context_length`. The dtype and the
+    device are those of `x`, which is not changed.
+
+    Example:
+        >>> config = ModelConfig(d_model=12, n_heads=3, dropout=0.0)
+        >>> MultiHeadAttention(config)(torch.zeros(2, 5, 12)).shape
+        torch.Size([2, 5, 12])
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        raise NotImplementedError("multi-head-attention")
+
+    def forward(self, x: Tensor, cache: Any = None) -> Tensor:
+        """Let each token of `x` (B, T, C) look at itself and the past, in every head.
+
+        `cache` is None unless `capabilities` has "kv_cache", which is not asked for: leave it.
+        (A later module uses it. `cache.extend(k, v)`, with k and v (B, H_kv, T, D), keeps them
+        and returns those of all tokens so far.)
+        """
+        raise NotImplementedError("multi-head-attention")

@@ -1,21 +1,27 @@
-"""Attention, answered: module 01.
+"""Attention, answered: modules 01 and 02.
 
-`causal_mask` and `explicit_attention` are the package's own, the ones that models run; what
-stands here is what the package has no name for.
+`causal_mask`, `explicit_attention`, `fused_attention` and `MultiHeadAttention` are the package's
+own, the ones that models run; what stands here is what the package has no name for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tiny_transformer.config import ModelConfig
-from tiny_transformer.model.attention import causal_mask, explicit_attention
+from tiny_transformer.model.attention import (
+    MultiHeadAttention,
+    causal_mask,
+    explicit_attention,
+    fused_attention,
+)
 
 __all__ = [
+    "MultiHeadAttention",
     "SingleHeadAttention",
     "attention_backward",
     "attention_entropy",
@@ -25,13 +31,23 @@ __all__ = [
     "dot_product_similarity",
     "dot_product_variance",
     "explicit_attention",
+    "fused_attention",
+    "head_contributions",
+    "head_divergence",
+    "head_importance",
     "is_permutation_equivariant",
+    "join_head_weights",
     "masked_softmax",
+    "merge_heads",
+    "multi_head_flops",
+    "multi_head_parameters",
+    "repeat_kv_heads",
     "scaled_scores",
     "softmax",
     "softmax_backward",
     "softmax_by_formula",
     "softmax_with_temperature",
+    "split_heads",
     "three_tokens_by_hand",
     "weighted_average",
 ]
@@ -152,3 +168,69 @@ class SingleHeadAttention(nn.Module):
             self.q_proj(heads), self.k_proj(heads), self.v_proj(heads), dropout
         )
         return self.o_proj(y.squeeze(1))
+
+
+# Module 02: several heads
+
+
+def split_heads(x: Tensor, n_heads: int) -> Tensor:
+    """Return `x` (B, T, C) as (B, H, T, D), head h with its own D channels of each token."""
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """Return heads (B, H, T, D) side by side, (B, T, H D)."""
+    return heads.transpose(1, 2).flatten(-2)
+
+
+def join_head_weights(head_weights: Sequence[Tensor]) -> Tensor:
+    """Return one weight (H D, C) for the heads' weights, each (D, C)."""
+    return torch.cat(list(head_weights), dim=0)
+
+
+def repeat_kv_heads(kv: Tensor, n_heads: int) -> Tensor:
+    """Return keys or values (B, H_kv, T, D) for each of `n_heads` query heads."""
+    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
+
+
+def multi_head_parameters(
+    d_model: int, n_heads: int, n_kv_heads: int | None = None, bias: bool = True
+) -> int:
+    """Return the number of parameters of the four projections."""
+    kv_width = d_model // n_heads * (n_heads if n_kv_heads is None else n_kv_heads)
+    widths = [d_model, kv_width, kv_width, d_model]  # what q, k, v and o make of C numbers
+    return sum((d_model + bias) * width for width in widths)
+
+
+def multi_head_flops(
+    n_tokens: int, d_model: int, n_heads: int, n_kv_heads: int | None = None
+) -> tuple[int, int]:
+    """Return the operations of the projections and of the mixing, all heads together."""
+    head_dim = d_model // n_heads
+    kv_width = head_dim * (n_heads if n_kv_heads is None else n_kv_heads)
+    projections = 2 * n_tokens * d_model * (2 * d_model + 2 * kv_width)
+    mixing = n_heads * 2 * (2 * n_tokens * n_tokens * head_dim)
+    return projections, mixing
+
+
+def head_divergence(weights: Tensor) -> Tensor:
+    """Return the mean Jensen-Shannon divergence of each two heads, (H, H), in nats."""
+    p, q = weights.unsqueeze(2), weights.unsqueeze(1)  # (B, H, 1, Tq, Tk), (B, 1, H, Tq, Tk)
+    of_the_mean = attention_entropy((p + q) / 2)  # (B, H, H, Tq)
+    mean_of_both = (attention_entropy(p) + attention_entropy(q)) / 2
+    return (of_the_mean - mean_of_both).mean(dim=(0, -1))
+
+
+def head_contributions(heads: Tensor, o_weight: Tensor) -> Tensor:
+    """Return what each head adds to the output of the last projection, (B, H, T, C)."""
+    n_heads, head_dim = heads.shape[1], heads.shape[-1]
+    blocks = o_weight.unflatten(1, (n_heads, head_dim))  # (C, H, D)
+    return heads @ blocks.permute(1, 2, 0)  # (B, H, T, D) times (H, D, C)
+
+
+def head_importance(loss_of: Callable[[Tensor], Tensor], n_heads: int) -> Tensor:
+    """Return how much the loss rises when each head alone is silenced, (H,)."""
+    all_open = torch.ones(n_heads)
+    one_closed = 1 - torch.eye(n_heads)  # row h: gate h is 0
+    whole = loss_of(all_open)
+    return torch.stack([loss_of(gates) - whole for gates in one_closed])
