@@ -206,7 +206,7 @@ def test_Transformer__builds_the_parts_that_it_is_given():
 
 def test_Transformer__has_blocks_that_are_not_each_other():
     model, wanted = both(dataclasses.replace(SMALL, n_layers=3))
-    different = {id(block) for block in model.blocks}
+    different = {id(block) for block in model.blocks.children()}
     expect_equal(len(different), 3, "the number of different blocks in a model of three layers")
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, wanted)]
     expect_equal(sizes[0], sizes[1], "the number of parameters", tolerance=0)

@@ -151,9 +151,14 @@ def _(cls: Any) -> list[Any]:
 
     def first_weights(a: int, b: int) -> bool:
         torch.rand(1)
-        one = [p.detach().clone() for _, p in sorted(cls(SMALL, toy_parts(SMALL), seed=a).named_parameters())]
+        one = [
+            p.detach().clone()
+            for _, p in sorted(cls(SMALL, toy_parts(SMALL), seed=a).named_parameters())
+        ]
         torch.rand(1)
-        two = [p.detach() for _, p in sorted(cls(SMALL, toy_parts(SMALL), seed=b).named_parameters())]
+        two = [
+            p.detach() for _, p in sorted(cls(SMALL, toy_parts(SMALL), seed=b).named_parameters())
+        ]
         return all(torch.equal(x, y) for x, y in zip(one, two, strict=True))
 
     def begins_equal() -> bool:
