@@ -2,16 +2,18 @@
 #
 #   make demo PYTHON=python3.12      make .venv with this interpreter
 #   make demo TORCH_INDEX=URL        take torch from an extra package index (Linux, CPU build)
+#   make validate VALIDATE="--section docs"   what tools/validate.py takes
 
 PYTHON ?=
 TORCH_INDEX ?=
 MODULE ?=
+VALIDATE ?=
 export PYTHON TORCH_INDEX
 
 PY = .venv/bin/python
 SETUP = @bash tools/setup.sh
 
-.PHONY: help install verify demo test test-module torture lint bench status clean
+.PHONY: help install verify demo test test-module validate torture lint bench status clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -43,6 +45,11 @@ test-module: ## the tests of a room or of a module of the course: MODULE=model, 
 	$(SETUP) test
 	@if test -d "tests/$(MODULE)"; then $(PY) -m pytest "tests/$(MODULE)"; \
 	  else $(PY) -m pytest "course/$(MODULE)"; fi
+
+validate: ## tests, exercises, notebooks, pages and every command, each check with its time
+	$(SETUP) test
+	$(SETUP) notebook
+	@$(PY) tools/validate.py $(VALIDATE)
 
 torture: ## kill, cut the power, fail calls and flip bits at every point; half an hour
 	$(SETUP) test

@@ -1,0 +1,1 @@
+"""What `tools/validate.py` runs: the declared checks of the command line, and the sections."""
