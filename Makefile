@@ -48,7 +48,6 @@ test-module: ## the tests of a room or of a module of the course: MODULE=model, 
 
 validate: ## tests, exercises, notebooks, pages and every command, each check with its time
 	$(SETUP) test
-	$(SETUP) notebook
 	@$(PY) tools/validate.py $(VALIDATE)
 
 torture: ## kill, cut the power, fail calls and flip bits at every point; half an hour
