@@ -251,7 +251,8 @@ def test_the_hash_changes_with_the_name_of_a_corpus_but_not_with_its_place() -> 
 @pytest.mark.requirement("config.stored-and-hashed")
 def test_every_top_level_setting_is_hashed_or_is_a_name_or_place() -> None:
     names = {field.name for field in dataclasses.fields(Config)}
-    assert names == set(SECTIONS) | {"hooks"} | {"run_name", "runs_dir", "tracking", "checkpoints"}
+    unhashed = {"run_name", "runs_dir", "tracking", "checkpoints", "distributed"}
+    assert names == set(SECTIONS) | {"hooks"} | unhashed
 
 
 @pytest.mark.requirement("config.stored-and-hashed")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tests.cli.helpers import parser_refusal, refusal
 from tests.course.conftest import InProcess
 from tests.course.made_up import STUB_SUMS, answer
@@ -133,6 +134,13 @@ def test_when_everything_has_passed(
     out = tiny(capsys, "list")
     assert "3 of 3 done" in out and "0 minutes left" in out and "Next" not in out
     assert "Every exercise has passed" in refusal(capsys, "course", "hint")
+
+
+def test_a_note_on_several_that_have_not_passed(catalogue: Catalogue) -> None:
+    out = Console(width=80, record=True)
+    verdict = Verdict("mean", "wrong", test="is the mean", message="It is not.")
+    course_show.show_verdict(out, catalogue.exercise("mean"), verdict, ["twice", "total"])
+    assert "It builds on twice, total, which have not passed yet." in out.export_text()
 
 
 def test_a_note_where_it_builds_on_what_has_not_passed(workspace: Path, capsys: Capture) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,6 +66,62 @@ def test_a_mistake_that_cannot_be_the_one_is_not_run_to_its_end() -> None:
     assert found is not None and found.name == "same"
     assert calls.count("far") == 5  # half of ten: more than half is out of reach
     assert calls.count("last") == 0
+
+
+def act(values: Sequence[Any]) -> Any:
+    def call(value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return [lambda value=value: call(value) for value in values]
+
+
+def found(theirs: Sequence[Any], **known: Sequence[Any]) -> tuple[str, bool] | None:
+    mutants = [Mutant("f", name, "", values) for name, values in known.items()]
+    diagnosis = diagnose(theirs, [0, 0, 0, 0], mutants, act)
+    return diagnosis and (diagnosis.name, diagnosis.exact)
+
+
+def wrong(text: str) -> RuntimeError:
+    return RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "known", "named"),
+    [
+        # the same text but for its numbers, its class and its place in memory
+        ([wrong("a (3) and 'A' object at 0xff")] * 4, ["a (12) and 'Bc' object at 0x1"], True),
+        # another text at every probe, and at most of them, says nothing
+        ([wrong("no view")] * 4, ["a mask of (3)"], None),
+        ([wrong("no view")] * 3 + [0], ["a mask of (3)"] * 3, None),
+        # another text at the same few probes and the same values elsewhere: a guess
+        ([wrong("no view"), 5, 0, 0], ["a mask of (3)", 5, 0, 0], False),
+        ([wrong("no view"), 0, 0, 0], ["a mask of (3)", 0, 0, 0], False),
+        ([wrong("no view"), 5, 0, 0], ["a mask of (3)", 6, 0, 0], None),
+        ([wrong("no view"), 0, 0, 0], [ValueError("no view"), 0, 0, 0], None),
+    ],
+)
+def test_exceptions_are_one_if_their_texts_are(
+    theirs: list[Any], known: list[Any], named: bool | None
+) -> None:
+    texts = known * 4 if len(known) == 1 else known + [0] * (4 - len(known))
+    values = [wrong(value) if isinstance(value, str) else value for value in texts]
+    assert found(theirs, known=values) == (None if named is None else ("known", named))
+
+
+def test_one_that_agrees_in_the_texts_too_is_preferred() -> None:
+    theirs = [wrong("no view of (2)"), 5, 0, 0]
+    other, same_text = [wrong("a mask"), 5, 0, 0], [wrong("no view of (7)"), 5, 0, 0]
+    assert found(theirs, other=other, same=same_text) == ("same", True)
+
+
+def test_an_exception_without_a_text_is_an_outcome() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert observe([Odd()], act)[0].raised == "Odd"
 
 
 def test_the_answers_of_a_module_may_lie_in_several_files(tmp_path: Path) -> None:

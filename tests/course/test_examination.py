@@ -17,7 +17,7 @@ from tiny_transformer.course import examination
 from tiny_transformer.course.answers import NotTheirsError, install_answers, installed
 from tiny_transformer.course.catalogue import Catalogue
 from tiny_transformer.course.content import CourseError
-from tiny_transformer.course.examination import examine
+from tiny_transformer.course.examination import examine, promise
 from tiny_transformer.course.guard import Guard
 from tiny_transformer.course.verdict import Verdict
 
@@ -102,7 +102,13 @@ SELF = "return x * self.factor"
             "scale",
             {"layers.py": "import sums\n" + RIGHT_LAYER.format(SELF)},
             "raised",
-            "write `from my_transformer import sums`",
+            "write `from my_transformer import sums` for `import sums`",
+        ),
+        (
+            "scale",
+            {"layers.py": "from sums import double\n" + RIGHT_LAYER.format(SELF)},
+            "raised",
+            "and `from my_transformer.sums import ...` for `from sums import ...`",
         ),
         (
             "twice",
@@ -283,6 +289,12 @@ def test_what_the_tests_promise_is_told_in_words(catalogue: Catalogue, workspace
     assert verdict.picture.splitlines()[0].split() == ["yours", "expected"]
     assert verdict.diagnosis is not None
     assert (verdict.diagnosis.name, verdict.diagnosis.exact) == ("in place", True)
+
+
+def test_an_s_by_itself_is_a_genitive() -> None:
+    def test_f__keeps_the_table_s_numbers_as_is() -> None: ...
+
+    assert promise(test_f__keeps_the_table_s_numbers_as_is) == "keeps the table's numbers as is"
 
 
 @pytest.mark.requirement("course.verdicts")

@@ -10,17 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tiny_transformer.course.content import VARIABLE, CourseError, course_folder
 from tiny_transformer.course.expect import (
     Mismatch,
     expect,
     expect_equal,
+    expect_gradients,
+    expect_part_gradients,
     expect_raises,
     expect_shape,
     expect_unchanged,
 )
-from tiny_transformer.course.picture import side_by_side
+from tiny_transformer.course.picture import WIDTH, side_by_side
 
 EYE = torch.eye(3)
 NAN = torch.tensor([1.0, math.nan])
@@ -49,7 +52,8 @@ def failure(call: Callable[[], object]) -> Mismatch:
         (EYE.bool(), ~EYE.bool(), "9 of 9 values, most at rows 0, columns 0: it is True and"),
         (NAN, torch.ones(2), "x has 1 NaN among its 2 values."),
         (torch.ones(2), torch.tensor([1.0, math.inf]), "most at rows 1: it is 1 and should be inf"),
-        (torch.tensor(2.0), torch.tensor(3.0), "1 of 1 values, most: it is 2 and should be 3."),
+        (torch.tensor(2.0), torch.tensor(3.0), "x is 2 and should be 3. Mind the gap."),
+        (torch.tensor(math.nan), torch.tensor(3.0), "x is nan and should be 3."),
         (3, 4, "x should be 4, and is 3. Mind the gap."),
         (None, 4, "x should be 4, and is nothing (None): is there a return?"),
         ("a", "b", "x should be 'b', and is 'a'."),
@@ -121,8 +125,43 @@ def test_the_picture() -> None:
     assert "expected at batch 1" in drawn and "5.00" in drawn
     wide = side_by_side(torch.zeros(9, 12).long(), torch.ones(9, 12).long(), [])
     assert "(the first 8 of 9 rows and 8 of 12 columns)" in wide
+    tall = side_by_side(torch.zeros(9, 5).long(), torch.ones(9, 5).long(), [])
+    assert "(the first 8 of 9 rows)" in tall
+    flat = side_by_side(torch.zeros(5, 9).long(), torch.ones(5, 9).long(), [])
+    assert "(the first 8 of 9 columns)" in flat
     assert "5e+03" in side_by_side(torch.tensor([5000.0]), torch.tensor([1.0]), ["x"])
     assert side_by_side(torch.ones(0, 2), torch.ones(0, 2), []).startswith("yours")
+
+
+@given(st.integers(1, 12), st.integers(-1, 5))
+def test_the_picture_fits_into_a_terminal(columns: int, digits: int) -> None:
+    got = torch.full((2, columns), -(10.0**digits))
+    drawn = side_by_side(got, got + 1, ["B", "T"]).splitlines()
+    assert all(len(line) <= WIDTH for line in drawn)
+    shown = (len(drawn[1].split()) - 1) // 2  # of each side; a sign stands between
+    assert shown == columns or f"(the first {shown} of {columns} columns)" in drawn
+
+
+@pytest.mark.requirement("course.expect")
+def test_a_missing_gradient_has_two_reasons() -> None:
+    x = torch.ones(2, dtype=torch.float64)
+    error = failure(
+        lambda: expect_gradients(
+            lambda a, b: a + b.detach(), lambda a, b: a + b, [x, x.clone()], "plus"
+        )
+    )
+    told = "is not used, or there is a .detach() behind it."
+    assert str(error) == f"No gradient of plus reaches input 1: it {told}"
+
+    class Detached(nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(input, self.weight, self.bias.detach())
+
+    part, wanted = Detached(3, 3).double(), nn.Linear(3, 3).double()
+    stream = torch.ones(1, 2, 3, dtype=torch.float64)
+    wanted.load_state_dict(part.state_dict())
+    error = failure(lambda: expect_part_gradients(part, wanted, stream, "part"))
+    assert str(error) == f"No gradient reaches bias: it {told}"
 
 
 def test_where_the_course_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

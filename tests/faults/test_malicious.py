@@ -20,7 +20,7 @@ import yaml
 from tests.faults.scenarios import run_in, save
 from tests.faults.server import ForkServer
 
-from tiny_transformer.training.checkpoint import seal
+from tiny_transformer.training.checkpoint_files import seal
 
 Count = Callable[[str, int], None]
 TENSORS = ("model", "optimizer", "generators", "hooks")

@@ -12,6 +12,7 @@ import torch
 from tiny_transformer.runtime import environment
 from tiny_transformer.runtime.environment import (
     describe_environment,
+    describe_numerics,
     git_commit,
     git_dirty,
     package_version,
@@ -94,7 +95,7 @@ def test_the_processor_has_a_name_even_without_proc(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_description_is_json_and_holds_what_can_change_the_numbers() -> None:
-    described = describe_environment(torch.device("cpu"), "float32")
+    described = describe_environment(describe_numerics(torch.device("cpu"), "float32"))
     assert json.loads(json.dumps(described)) == described
     assert (described["device"], described["precision"]) == ("cpu", "float32")
     assert described["threads"] == torch.get_num_threads()

@@ -67,8 +67,11 @@ def test_the_time_left_of_a_resumed_run_counts_its_own_steps(clock: Clock) -> No
     report, shown = reporter()
     report.start(90, 100)
     clock.now += 4
-    report.step(92, metrics())
-    assert shown.getvalue().strip().endswith("0:16 left")
+    report.step(91, metrics())
+    assert shown.getvalue().strip().endswith("tokens/s")  # the first step says little yet
+    clock.now += 10
+    report.step(96, metrics())
+    assert shown.getvalue().strip().endswith("0:08 left")
 
 
 def test_lines_are_not_wrapped_nor_read_as_markup() -> None:

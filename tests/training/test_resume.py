@@ -14,7 +14,8 @@ from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.runtime.errors import CheckpointError, DataError, RunError
 from tiny_transformer.tracking.run_folder import RunFolder, step_of
 from tiny_transformer.tracking.run_log import metric_by_step
-from tiny_transformer.training.checkpoint import load_checkpoint, seal
+from tiny_transformer.training.checkpoint import load_checkpoint
+from tiny_transformer.training.checkpoint_files import seal
 from tiny_transformer.training.trainer import Trainer
 from tiny_transformer.training.weights import joint_hash, tensor_hashes, weights_hash
 

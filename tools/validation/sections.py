@@ -122,6 +122,7 @@ def docs(settings: Settings, report: Report) -> None:
         "docs/status.md is what the tests say": ("tools/status.py", "--check"),
         "requirements.txt is what the pins say": ("tools/pins.py", "requirements", "--check"),
         "the notebooks are what their pages make": ("tools/notebooks.py", "check"),
+        "docs/scaling.md has what its formulas give": ("tools/scaling.py", "--check"),
     }
     for title, words in made.items():
         report.tell(_job("docs", title, _python(*words)))

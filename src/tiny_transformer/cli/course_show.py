@@ -74,7 +74,8 @@ def _show_failure(
     if verdict.diagnosis is not None:
         table.add_row("why", Text(diagnosis_sentence(verdict.diagnosis), style="yellow"))
     if not_passed:
-        table.add_row("note", f"It builds on {', '.join(not_passed)}, which has not passed yet.")
+        has = "has" if len(not_passed) == 1 else "have"
+        table.add_row("note", f"It builds on {', '.join(not_passed)}, which {has} not passed yet.")
     out.print(Padding(table, (0, 0, 0, 2)))
 
 

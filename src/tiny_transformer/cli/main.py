@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from tiny_transformer.runtime.errors import TinyError, suggest
+from tiny_transformer.runtime.launch import has_speaker, several
 
 COMMANDS = {
     "doctor": "check this machine: Python, PyTorch, device, basic operations",
@@ -24,6 +25,7 @@ COMMANDS = {
     "generate": "continue a prompt with a trained model",
     "runs": "list, show, compare, plot and verify runs",
     "interactive": "type prompts to a trained model",
+    "convert": "put a checkpoint into one file, or spread it over several",
     "export": "write a run's model in another program's format",
     "import": "make a run of a GPT-2 or Llama-style model from a Hugging Face folder",
     "serve": "answer HTTP requests of OpenAI's clients with a run's model",
@@ -31,6 +33,7 @@ COMMANDS = {
     "bench": "measure speed and memory, beside other projects",
 }
 
+_JOINT = ("train", "resume")  # may run on several ranks
 _MODULES = {"import": "import_model"}  # a keyword cannot name a module
 
 
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # so that a reader who has gone is noticed here
         return status
     except TinyError as error:
-        return _complain(str(error), error.exit_status)
+        return error.exit_status if error.told else _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
         return _complain("Interrupted.", 130)
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
@@ -94,6 +97,12 @@ def _run(words: list[str]) -> int:
         if options.command not in COMMANDS:
             near = suggest(options.command, COMMANDS)
             return _complain(f"{options.command!r} is not a command. {near}", 2)
+        if several() and options.command not in _JOINT:
+            return _complain(
+                f"'tiny {options.command}' was started as {os.environ['WORLD_SIZE']} processes. "
+                f"Only tiny {' and tiny '.join(_JOINT)} run so; start it without torchrun.",
+                2,
+            )
         module = _MODULES.get(options.command, options.command)
         command = importlib.import_module(f"tiny_transformer.cli.{module}")
         return command.main(words[1:])
@@ -110,7 +119,8 @@ def _drop_output() -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"tiny: {message}", file=sys.stderr)
+    if not has_speaker():
+        print(f"tiny: {message}", file=sys.stderr)
     return status
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import tyro
+
+from tiny_transformer.runtime.launch import has_speaker
 
 T = TypeVar("T")
 
@@ -29,10 +33,14 @@ FlatRun = Annotated[RunReference, tyro.conf.OmitArgPrefixes]
 
 def parse(kind: type[T], arguments: Sequence[str], command: str, **options: Any) -> T:
     """Parse `arguments` into the dataclass `kind`; a wrong flag ends with exit status 2."""
-    return tyro.cli(
-        kind,
-        args=list(arguments),
-        prog=f"tiny {command}",
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        **options,
-    )
+    with contextlib.ExitStack() as stack:
+        if has_speaker():
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        return tyro.cli(
+            kind,
+            args=list(arguments),
+            prog=f"tiny {command}",
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            **options,
+        )

@@ -13,6 +13,7 @@ from typing import Any
 from tiny_transformer.config.checkpoints import CheckpointsConfig
 from tiny_transformer.config.checks import check
 from tiny_transformer.config.data import DataConfig
+from tiny_transformer.config.distributed import DistributedConfig
 from tiny_transformer.config.model import ModelConfig
 from tiny_transformer.config.sampling import SamplingConfig
 from tiny_transformer.config.tracking import TrackingConfig
@@ -40,6 +41,7 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     checkpoints: CheckpointsConfig = field(default_factory=CheckpointsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     hooks: tuple[dict[str, Any], ...] = ()
     """Hooks in the order in which they run: `{name: ..., enabled: ..., and its own settings}`."""
 
@@ -75,10 +77,10 @@ def config_hash(config: Config) -> str:
     """Return 16 hex digits that change with every setting that can change the numbers.
 
     What a run is called, where it and its corpus lie, where it pauses, who else is told
-    of it and which of its checkpoints are kept do not.
+    of it, which of its checkpoints are kept and how processes share the work do not.
     """
     settings = config.to_dict()
-    for name in ("run_name", "runs_dir", "tracking", "checkpoints"):
+    for name in ("run_name", "runs_dir", "tracking", "checkpoints", "distributed"):
         del settings[name]
     del settings["training"]["stop_at"]
     settings["data"]["corpus"] = PurePath(config.data.corpus).name

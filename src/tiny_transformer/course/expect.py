@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tiny_transformer.course.inputs import draw
 from tiny_transformer.course.picture import side_by_side
@@ -73,7 +73,7 @@ def expect_equal(
     if torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
         return
     raise Mismatch(
-        " ".join(filter(None, [_worst(a, b, got, wanted, what, dims.split()), note])),
+        " ".join(filter(None, [_worst(a, b, got, wanted, what, dims.split(), tolerance), note])),
         side_by_side(got.detach(), wanted.detach(), dims.split()),
     )
 
@@ -141,8 +141,43 @@ def expect_gradients(
         pull = draw(*y.shape, seed=99, dtype=y.dtype)
         gradients.append(torch.autograd.grad(y, leaves, pull, allow_unused=True))
     for i, (got, right) in enumerate(zip(*gradients, strict=True)):
-        expect(got is not None, f"No gradient of {what} reaches input {i}: it is not used.")
+        expect(
+            got is not None,
+            f"No gradient of {what} reaches input {i}: it is not used, or there is a .detach() "
+            "behind it.",
+        )
         expect_equal(got, right, f"the gradient of {what} by input {i}", tolerance=1e-6)
+
+
+def expect_part_gradients(part: nn.Module, wanted: nn.Module, x: Tensor, what: str) -> None:
+    """Compare the gradients that reach the input and every weight of a part, and of another.
+
+    Args:
+        part: the learner's.
+        wanted: one with the same weights under the same names.
+        x: the input, float64 `(B, T, C)`, the shape of the output too.
+        what: the part's name.
+    """
+    pull = draw(*x.shape, seed=9, dtype=x.dtype)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    for module, leaf in zip((part, wanted), inputs, strict=True):
+        y = module(leaf)
+        expect(
+            y.requires_grad,
+            f"No gradient flows back through {what}: is there a .detach() or torch.no_grad() in "
+            "it?",
+        )
+        y.backward(pull)
+    theirs = dict(part.named_parameters())
+    for name, parameter in wanted.named_parameters():
+        got = theirs[name].grad
+        expect(
+            got is not None,
+            f"No gradient reaches {name}: it is not used, or there is a .detach() behind it.",
+        )
+        expect_equal(got, parameter.grad, f"the gradient of {name}", tolerance=1e-6)
+    expect(inputs[0].grad is not None, "No gradient reaches the input: is there a .detach()?")
+    expect_equal(inputs[0].grad, inputs[1].grad, "the gradient of x", dims="B T C", tolerance=1e-6)
 
 
 def _expect_plain(got: Any, wanted: Any, what: str, tolerance: float, note: str) -> None:
@@ -160,23 +195,32 @@ def _expect_plain(got: Any, wanted: Any, what: str, tolerance: float, note: str)
         )
 
 
-def _worst(a: Tensor, b: Tensor, got: Tensor, wanted: Tensor, what: str, names: list[str]) -> str:
+def _worst(
+    a: Tensor,
+    b: Tensor,
+    got: Tensor,
+    wanted: Tensor,
+    what: str,
+    names: list[str],
+    tolerance: float,
+) -> str:
     """Say how many numbers differ and where the largest difference is."""
+    if not a.ndim:
+        return f"{what} is {_number(got)} and should be {_number(wanted)}."
     strange = a.isnan() & ~b.isnan()
     if strange.any():
         return f"{what} has {int(strange.sum())} NaN among its {a.numel()} values."
     difference = torch.where(a == b, torch.zeros_like(a), (a - b).abs())
     difference = torch.nan_to_num(difference, nan=torch.inf, posinf=torch.inf)
-    n_wrong = int((difference > 0).sum())
+    n_wrong = int((difference > tolerance * (1 + b.abs().nan_to_num(posinf=0.0))).sum())
     place = torch.unravel_index(difference.argmax(), difference.shape)
     index = tuple(int(i) for i in place)
     named = [
         f"{names[i] if i < len(names) else f'axis {i}'} {value}" for i, value in enumerate(index)
     ]
-    at = f" at {', '.join(named)}" if named else ""
     return (
-        f"{what} differs from what is expected in {n_wrong} of {a.numel()} values, most{at}: it is "
-        f"{_number(got[index])} and should be {_number(wanted[index])}."
+        f"{what} differs from what is expected in {n_wrong} of {a.numel()} values, most at "
+        f"{', '.join(named)}: it is {_number(got[index])} and should be {_number(wanted[index])}."
     )
 
 

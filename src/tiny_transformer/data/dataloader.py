@@ -81,10 +81,18 @@ class DataLoader:
         """Return `x` and `y` of a step, both int64 `(batch_size, T)`."""
         return self.dataset.batch(self.indices(step))
 
-    def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batch of a step in `accumulation_steps` pieces of equal size, in order."""
+    def micro_batches(
+        self, step: int, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batch of a step in `accumulation_steps` pieces of equal size, in order.
+
+        Args:
+            step: from 0.
+            rank: which share of each piece to take, from 0.
+            n_ranks: shares of equal size that each piece is cut into.
+        """
         for indices in np.split(self.indices(step), self.accumulation_steps):
-            yield self.dataset.batch(indices)
+            yield self.dataset.batch(np.split(indices, n_ranks)[rank])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self.batch(step) for step in range(len(self)))

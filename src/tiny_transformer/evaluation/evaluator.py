@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tiny_transformer.model.loss import compute_loss
 from tiny_transformer.runtime.device import Precision, autocast
+from tiny_transformer.runtime.distributed import Ranks, is_sharded, without_gradients
 from tiny_transformer.runtime.errors import DataError
 from tiny_transformer.text.tokenizer import Tokenizer
 
@@ -65,7 +66,7 @@ class Evaluation:
 
 
 def evaluation_batches(
-    tokens: np.ndarray, context_length: int, batch_size: int
+    tokens: np.ndarray, context_length: int, batch_size: int, rank: int = 0, n_ranks: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut a text into non-overlapping windows that predict each token but the first, once.
 
@@ -73,6 +74,8 @@ def evaluation_batches(
         tokens: ids, one-dimensional, at least two.
         context_length: T, the length of a window.
         batch_size: most windows at once.
+        rank: take every `n_ranks`-th batch, from this one on.
+        n_ranks: 1 takes all.
 
     Yields:
         int64 `(x, y)` of shape `(B, T)`; the last batch may have fewer windows, and what
@@ -80,14 +83,20 @@ def evaluation_batches(
     """
     n_targets = len(tokens) - 1
     n_full = n_targets // context_length
-    for first in range(0, n_full, batch_size):
+    for first in range(rank * batch_size, n_full, n_ranks * batch_size):
         count = min(batch_size, n_full - first)
         start = first * context_length
         chunk = _ids(tokens[start : start + count * context_length + 1])
         yield chunk[:-1].view(count, context_length), chunk[1:].view(count, context_length)
-    if n_targets % context_length:
+    if n_targets % context_length and -(-n_full // batch_size) % n_ranks == rank:
         chunk = _ids(tokens[n_full * context_length :])
         yield chunk[None, :-1], chunk[None, 1:]
+
+
+def count_batches(n_tokens: int, context_length: int, batch_size: int) -> int:
+    """Return how many batches `evaluation_batches` yields, all ranks together."""
+    n_full, rest = divmod(n_tokens - 1, context_length)
+    return -(-n_full // batch_size) + (rest > 0)
 
 
 def _ids(tokens: np.ndarray) -> Tensor:
@@ -103,6 +112,7 @@ def compute_val_loss(
     precision: Precision = "float32",
     tokenizer: Tokenizer | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Evaluate `model` on all of `tokens`, without dropout and without side effects.
 
@@ -115,6 +125,7 @@ def compute_val_loss(
         tokenizer: tells how many bytes and characters a token is; None takes one of each. An
             unknown character of the character vocabulary counts as one byte.
         on_batch: called with (targets done, targets in all) after each batch.
+        ranks: processes that share the batches; each calls this, and has the same result.
 
     Returns:
         The mean over every target; batches are summed in float64.
@@ -129,10 +140,13 @@ def compute_val_loss(
     char_lengths = None if tokenizer is None else tokenizer.char_lengths
     was_training = model.training
     model.eval()
+    ranks, n_batches = ranks or Ranks(), 0
     total, n_targets, n_bytes, n_chars = 0.0, 0, 0, 0
+    batches = evaluation_batches(tokens, context_length, batch_size, ranks.rank, ranks.count)
     try:
-        with torch.inference_mode(), autocast(device, precision):
-            for x, y in evaluation_batches(tokens, context_length, batch_size):
+        with without_gradients(model), autocast(device, precision):
+            for x, y in batches:
+                n_batches += 1
                 logits = model(x.to(device))
                 total += compute_loss(logits, y.to(device), reduction="sum").item()
                 n_targets += y.numel()
@@ -141,8 +155,13 @@ def compute_val_loss(
                     n_chars += int(char_lengths[y.numpy()].sum())
                 if on_batch is not None:
                     on_batch(n_targets, len(tokens) - 1)
+            n_most = -(-count_batches(len(tokens), context_length, batch_size) // ranks.count)
+            for _ in range(n_batches, n_most if is_sharded(model) else 0):
+                model(_ids(tokens[None, :1]).to(device))  # sharded weights are gathered by all
     finally:
         model.train(was_training)
+    total, *counted = ranks.sum([total, n_targets, n_bytes, n_chars])
+    n_targets, n_bytes, n_chars = map(int, counted)
     if tokenizer is None:
         return Evaluation(loss=total / n_targets, n_targets=n_targets)
     return Evaluation(total / n_targets, n_targets, n_bytes, n_chars)

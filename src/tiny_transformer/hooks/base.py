@@ -27,10 +27,13 @@ class Hook:
 
     Attributes:
         label: how it is called in the log and in messages; set when it is built.
+        each_rank: whether it runs on each of several processes, or on the first alone. What
+            it returns is logged from the first either way.
     """
 
     __pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # noqa: RUF012
     common_settings: ClassVar[tuple[str, ...]] = ()
+    each_rank: ClassVar[bool] = False
     label: str = ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,6 +76,9 @@ class Gradient:
 class UpdateHook(Hook):
     """Changes gradients after clipping, or the size of the optimizer's update.
 
+    With several processes it runs on each, on the gradient of the whole batch, and must do
+    the same there: what it draws must come from PyTorch's generator or from `at.seed`.
+
     Common settings:
         parameters: patterns of the parameters that it acts on, as in `fnmatch`; a pattern
             may match a whole name (`*.bias`) or a leading part of it (`blocks.0`).
@@ -81,6 +87,7 @@ class UpdateHook(Hook):
     """
 
     common_settings = ("parameters", "from_step", "until_step")
+    each_rank = True
     parameters: tuple[str, ...] = ("*",)
     from_step: int = 1
     until_step: int | None = None
@@ -204,6 +211,8 @@ class Probe:
 
 class ForwardHook(Observer):
     """Watches activations, in a forward pass that is made for it.
+
+    With several processes the pass takes the share of the batch that the process has.
 
     The pass takes the step's batch, in evaluation mode, without gradients, before the
     update: what training computes is not touched, not even by a hook with a fault.

@@ -25,6 +25,7 @@ from tiny_transformer.hooks.base import (
 from tiny_transformer.hooks.faults import blame, files_of
 from tiny_transformer.hooks.patterns import layer_of, matches, matching
 from tiny_transformer.hooks.probe import check_sites, unchanged, watch
+from tiny_transformer.runtime.distributed import full, is_sharded, spread_like
 from tiny_transformer.runtime.errors import CheckpointError, ConfigError, HookError, suggest
 from tiny_transformer.runtime.random_state import forked_rng, kept_generators
 
@@ -38,7 +39,7 @@ class Copies(Mapping[str, Tensor]):
         self._tensors = tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name].detach().clone()
+        return full(self._tensors[name].detach()).clone()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -54,6 +55,7 @@ class HookRunner:
         hooks: as `build_hooks` returned them.
         model: what they watch or change.
         seed: the run's.
+        first: whether this process is the first of those that train together.
         report: told `(label, step, metrics)` of what observers return.
 
     Raises:
@@ -66,11 +68,13 @@ class HookRunner:
         model: nn.Module,
         *,
         seed: int,
+        first: bool = True,
         report: Report = lambda label, step, metrics: None,
     ) -> None:
         self.hooks = list(hooks)
         self.report = report
-        self._model, self._seed = model, seed
+        self._model, self._seed, self._first = model, seed, first
+        self._sharded = is_sharded(model)  # then all ranks must compute what one looks at
         self._parameters = dict(model.named_parameters())
         self._device = next(iter(self._parameters.values())).device
         self._n_layers = 1 + max((layer_of(n) or 0 for n in self._parameters), default=0)
@@ -90,9 +94,18 @@ class HookRunner:
                     f"{suggest(pattern, tops)}"
                 )
 
+    def _acts(self, hook: Hook) -> bool:
+        return self._first or hook.each_rank
+
     def before_forward(self, step: int, ids: Tensor, targets: Tensor) -> None:
         """Let forward hooks that are due at update `step` watch a pass over its batch."""
-        due = [h for h in self.hooks if isinstance(h, ForwardHook) and step % h.every == 0]
+        due = [
+            h
+            for h in self.hooks
+            if isinstance(h, ForwardHook)
+            and step % h.every == 0
+            and (self._acts(h) or self._sharded)
+        ]
         if due:
             with self._harmless("forward", step):
                 watch(self._model, due, step, ids, targets, self._report)
@@ -110,15 +123,15 @@ class HookRunner:
                     self._transform(hook, step, scales)
             elif isinstance(hook, Observer) and step % hook.every == 0:
                 gradients = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
-                self._tell(hook, "on_gradients", Event(step, gradients=Copies(gradients)))
+                self._tell(hook, "on_gradients", Event(step), gradients)
         return scales
 
     def _transform(self, hook: UpdateHook, step: int, scales: dict[str, float]) -> None:
         weights = Copies(self._parameters)
         for name, parameter in self._parameters.items():
-            gradient = parameter.grad
-            if gradient is None or not matching(hook.parameters, name):
+            if parameter.grad is None or not matching(hook.parameters, name):
                 continue
+            gradient = full(parameter.grad)
             look = functools.partial(weights.__getitem__, name)
             at = Gradient(name, layer_of(name), self._n_layers, step, self._seed, look)
             version = gradient._version
@@ -128,7 +141,8 @@ class HookRunner:
             if changed is not gradient or gradient._version != version:
                 _check_gradient(hook, name, gradient, changed)
                 # A copy: the hook may keep what it returned, or return it for another as well.
-                parameter.grad = torch.empty_like(gradient).copy_(changed)
+                copy = torch.empty_like(gradient).copy_(changed)
+                parameter.grad = spread_like(copy, parameter.grad)
             if "weight" in vars(at) and at.weight._version > 0:
                 raise HookError(
                     f"The hook {hook.label} changed the weight {name}. Update hooks change "
@@ -150,16 +164,31 @@ class HookRunner:
                     continue
                 self._tell(hook, name, event)
 
-    def _tell(self, hook: Observer, name: str, event: Event) -> None:
+    def _tell(
+        self,
+        hook: Observer,
+        name: str,
+        event: Event,
+        gradients: Mapping[str, Tensor] | None = None,
+    ) -> None:
         if getattr(type(hook), name) is getattr(Observer, name):
             return  # it does not listen; nothing is copied
+        weights, gradients = self._lookable(self._parameters), self._lookable(gradients or {})
+        if not self._acts(hook):
+            return
         event = dataclasses.replace(
-            event, metrics=dict(event.metrics), weights=Copies(self._parameters)
+            event, metrics=dict(event.metrics), weights=weights, gradients=gradients
         )
         untouched = unchanged(self._model, hook.label)
         with self._harmless(f"{hook.label} {name}", event.step), untouched, _blame(hook):
             metrics = getattr(hook, name)(event)
         self._report(hook, event.step, metrics)
+
+    def _lookable(self, tensors: Mapping[str, Tensor]) -> Copies:
+        """Return copies to look at; where they are sharded, every rank gathers all at once."""
+        if self._sharded:
+            tensors = {name: full(tensor.detach()) for name, tensor in tensors.items()}
+        return Copies(tensors)
 
     @contextlib.contextmanager
     def _harmless(self, what: str, step: int) -> Iterator[None]:

@@ -14,6 +14,7 @@ import torch
 
 from tiny_transformer.runtime.device import flushes_denormals
 
+_ONCE = {"ranks": 1}  # before there was a choice
 _PACKAGES = ("tiny-transformer", "torch", "numpy", "safetensors", "pydantic")
 
 
@@ -57,20 +58,30 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe_numerics(device: torch.device, precision: str, shards: int = 1) -> dict[str, Any]:
+def describe_numerics(
+    device: torch.device,
+    precision: str,
+    shards: int = 1,
+    ranks: int = 1,
+    strategy: str | None = None,
+) -> dict[str, Any]:
     """Return what the exact bits of a run depend on beside its config, as JSON-ready values.
 
     Args:
         device: where the model is.
         precision: as resolved for the device.
         shards: parts of a micro-batch that are computed side by side.
+        ranks: processes that share each batch.
+        strategy: how they share the work; None for one alone.
     """
     on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "shards": shards,
-        "device": str(device),
+        "ranks": ranks,
+        "strategy": strategy if ranks > 1 else None,
+        "device": str(device) if ranks == 1 else device.type,
         "precision": precision,
         "denormals": "flushed" if flushes_denormals() else "kept",
         "processor": processor_name(),
@@ -84,17 +95,17 @@ def changed_numerics(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return [
         f"{name.replace('_', ' ')}: {before.get(name)} then, {value} now"
         for name, value in now.items()
-        if before.get(name) != value
+        if before.get(name, _ONCE.get(name)) != value
     ]
 
 
-def describe_environment(device: torch.device, precision: str, shards: int = 1) -> dict[str, Any]:
-    """Return what a run was made with, as JSON-ready values."""
+def describe_environment(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run was made with, its numerics among it, as JSON-ready values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        **describe_numerics(device, precision, shards),
+        **numerics,
         "packages": {name: package_version(name) for name in _PACKAGES},
         "git_commit": git_commit(),
         "git_dirty": git_dirty(),

@@ -15,9 +15,11 @@ class TinyError(Exception):
 
     Attributes:
         exit_status: what the command line returns to the shell.
+        told: whether another process tells of it, so that this one need not.
     """
 
     exit_status: int = 2
+    told: bool = False
 
 
 class ConfigError(TinyError):

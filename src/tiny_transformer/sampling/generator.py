@@ -19,6 +19,7 @@ from tiny_transformer.config import SamplingConfig
 from tiny_transformer.model.decoder import Decoder
 from tiny_transformer.model.kv_cache import newest_half
 from tiny_transformer.model.transformer import Transformer
+from tiny_transformer.runtime.distributed import without_gradients
 from tiny_transformer.runtime.errors import ConfigError, PromptError
 from tiny_transformer.runtime.random_state import generator
 from tiny_transformer.sampling.strategies import Counts, draw, next_token_probabilities
@@ -208,7 +209,7 @@ def evaluating(model: Transformer) -> Iterator[None]:
     if was_training:
         model.eval()
     try:
-        with torch.inference_mode():
+        with without_gradients(model):
             yield
     finally:
         if was_training:

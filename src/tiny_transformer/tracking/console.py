@@ -24,11 +24,11 @@ class ConsoleReporter:
         self._progress: Progress | None = None
         self._last_plain = -_PLAIN_SECONDS
         self._val = ""
+        self._timed: tuple[int, float] | None = None  # the first step shown, and when
 
     def start(self, first_step: int, last_step: int) -> None:
         """Begin to show steps from `first_step` (done before) to `last_step`."""
-        self._first_step, self._last_step = first_step, last_step
-        self._began = time.monotonic()
+        self._last_step, self._timed = last_step, None
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("step"),
@@ -52,14 +52,14 @@ class ConsoleReporter:
             self._progress.update(self._task, completed=step, loss=loss, val=self._val, rate=rate)
             return
         now = time.monotonic()
+        first, then = self._timed = self._timed or (step, now)
         if now - self._last_plain >= _PLAIN_SECONDS or step == self._last_step:
             self._last_plain = now
-            done = step - self._first_step
-            seconds_left = (now - self._began) / done * (self._last_step - step)
-            self.message(
-                f"step {step}/{self._last_step}  loss {loss}  {rate} tokens/s  "
-                f"{format_seconds(seconds_left)} left"
-            )
+            text = f"step {step}/{self._last_step}  loss {loss}  {rate} tokens/s"
+            if step > first:  # the first step is slower than those that follow
+                seconds_left = (now - then) / (step - first) * (self._last_step - step)
+                text += f"  {format_seconds(seconds_left)} left"
+            self.message(text)
 
     def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
         """Show a validation loss."""

@@ -96,3 +96,43 @@ class RunRecorder:
             self._trackers.close()
         finally:
             self._log.close()
+
+
+class SilentRecorder(RunRecorder):
+    """A recorder that writes and shows nothing: of a process that another one speaks for."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.identity = folder, {}
+
+    @property
+    def chain(self) -> str:
+        """Empty: there is no log."""
+        return ""
+
+    def metrics_at(self, step: int) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def event(self, name: str, step: int, **fields: Any) -> None:
+        """Do nothing."""
+
+    def progress(self, step: int, last_step: int) -> None:
+        """Do nothing."""
+
+    def update(self, step: int, metrics: dict[str, float], *, logged: bool) -> None:
+        """Do nothing."""
+
+    def evaluation(self, step: int, metrics: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def observed(self, label: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""

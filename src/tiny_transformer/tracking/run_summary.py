@@ -178,7 +178,7 @@ def config_differences(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
     Returns:
         `{dotted name: {run: value}}`; name, place and pause are left out.
     """
-    flat = {run: dict(_flat(settings)) for run, settings in runs.items()}
+    flat = {run: dict(flat_settings(settings)) for run, settings in runs.items()}
     names = list(dict.fromkeys(name for settings in flat.values() for name in settings))
     return {
         name: {run: settings.get(name) for run, settings in flat.items()}
@@ -205,11 +205,12 @@ def first_difference(logs: Sequence[list[dict[str, Any]]]) -> int | None:
     return min((step for (_, step), bits in known.items() if len(bits) > 1), default=None)
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat_settings(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return nested settings as pairs of dotted name and value."""
     found: list[tuple[str, Any]] = []
     for name, value in settings.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}.")
+            found += flat_settings(value, f"{prefix}{name}.")
         else:
             found.append((f"{prefix}{name}", value))
     return found

@@ -1,11 +1,8 @@
 """Checkpoints: a folder that holds all of a run's state, written whole or not at all.
 
-    model.safetensors       the weights, each shared one once
-    optimizer.safetensors   "<parameter>/<key>"
-    generators.safetensors  states of the global random generators
-    hooks.safetensors       tensors of the hooks' state
-    config.yaml  vocab.json
-    metadata.json           step, identity, size and SHA-256 of every file above, and its own
+A whole checkpoint has the weights in one file and the optimizer's state in another; a sharded
+one has folders in their place, to which each process wrote its share. Everything that reads
+the one reads the other (`training.checkpoint_files` has the names).
 
 Nothing is ever unpickled: safetensors, YAML (safe loader) and JSON only.
 """
@@ -13,8 +10,6 @@ Nothing is ever unpickled: safetensors, YAML (safe loader) and JSON only.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,26 +26,19 @@ from tiny_transformer.config.loading import config_from_dict, read_settings, sav
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.model.transformer import Transformer
 from tiny_transformer.runtime import files
+from tiny_transformer.runtime.distributed import Ranks
 from tiny_transformer.runtime.errors import CheckpointError, TinyError
 from tiny_transformer.runtime.random_state import generator_states
 from tiny_transformer.text.load import load_tokenizer
 from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.run_folder import METADATA, RunFolder, find_run
+from tiny_transformer.training import checkpoint_files as layout
 from tiny_transformer.training.optimizer import Optimizer
+from tiny_transformer.training.sharded_weights import read_whole, write_shares
 from tiny_transformer.training.weights import load_weights, named_weights
 from tiny_transformer.training.whole_model import build_model
 from tiny_transformer.viz.parameters import count_parameters
 
-FORMAT = "tiny_transformer.checkpoint"
-VERSION = 2
-_MODEL, _OPTIMIZER, _GENERATORS = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "generators.safetensors",
-)
-_HOOKS, _CONFIG, _VOCABULARY = "hooks.safetensors", "config.yaml", "vocab.json"
-_FILES = (_MODEL, _OPTIMIZER, _GENERATORS, _HOOKS, _CONFIG, _VOCABULARY)
-_LARGEST_METADATA = 16 << 20  # bytes
 _LARGEST_TABLE = 1 << 31  # elements of a table of positions
 
 
@@ -68,6 +56,7 @@ class Checkpoint:
         generators: see `generator_states`.
         hook_state: tensors of the hooks; the rest of their state is in `metadata`.
         metadata: what `save_checkpoint` was given to remember, and the files' hashes.
+        left: whether weights and optimizer state are still in their shares.
     """
 
     path: Path
@@ -79,6 +68,7 @@ class Checkpoint:
     generators: dict[str, Tensor]
     hook_state: dict[str, Tensor]
     metadata: dict[str, Any]
+    left: bool = False
 
     def build_model(
         self, parts: Parts | None = None, device: torch.device | str = "cpu"
@@ -101,6 +91,8 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} asks for a context of {config.context_length:,}: far too long."
             )
+        if self.left:
+            return  # told tensor by tensor, when they are read
         wanted = count_parameters(config).total
         found = sum(tensor.numel() for tensor in self.weights.values())
         if wanted != found:
@@ -120,6 +112,7 @@ def save_checkpoint(
     tokenizer: Tokenizer,
     hook_state: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Write a checkpoint folder beside `path` and rename it into place.
 
@@ -132,46 +125,81 @@ def save_checkpoint(
         tokenizer: its vocabulary.
         hook_state: tensors of the hooks.
         metadata: JSON-ready values to remember, such as the run's id.
+        ranks: the processes that each write their share of a sharded model, and all call this;
+            None writes the whole of it.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; what stood at
             `path` before is unharmed.
+        CheckpointError: not all ranks see the folder.
     """
-    path = Path(path)
-    with files.staged_directory(path) as folder:
-        for name, tensors in (
-            (_MODEL, named_weights(model)),
-            (_OPTIMIZER, optimizer.state_tensors()),
-            (_GENERATORS, generator_states()),
-            (_HOOKS, hook_state or {}),
-        ):
-            on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-            files.write_bytes(folder / name, safetensors.torch.save(on_cpu))
-        save_config(config, folder / _CONFIG)
-        tokenizer.save(folder / _VOCABULARY)
-        record = {
-            **(metadata or {}),
-            "format": FORMAT,
-            "version": VERSION,
-            "step": step,
-            "files": {name: _fingerprint((folder / name).read_bytes()) for name in _FILES},
-        }
-        files.write_json(folder / METADATA, {**record, "sha256": seal(record)})
+    path, sharded = Path(path), ranks is not None
+    ranks = ranks or Ranks()
+    with contextlib.ExitStack() as stack:
+        folder = Path(
+            ranks.from_first(lambda: str(stack.enter_context(files.staged_directory(path))))
+        )
+        tensors = {layout.MODEL: named_weights(model), layout.OPTIMIZER: optimizer.state_tensors()}
+        if sharded:
+            with ranks.together():
+                _refuse_unseen(folder, ranks)
+            for part, named in tensors.items():
+                with ranks.together():
+                    write_shares(folder / part, named)
+        else:
+            for part, named in tensors.items():
+                write_tensors(folder / f"{part}.safetensors", named)
+        with ranks.together():
+            if ranks.first:
+                write_tensors(folder / layout.GENERATORS, generator_states())
+                write_tensors(folder / layout.HOOKS, hook_state or {})
+                save_config(config, folder / layout.CONFIG)
+                tokenizer.save(folder / layout.VOCABULARY)
+                write_metadata(folder, {**(metadata or {}), "step": step}, sharded=sharded)
+                stack.close()  # which puts the folder in place
     return path
 
 
-def seal(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over a metadata record, its own entry `sha256` left out."""
-    rest = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _refuse_unseen(folder: Path, ranks: Ranks) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"Rank {ranks.rank} does not see {folder}, which rank 0 has just made: a sharded "
+            "checkpoint needs a --runs-dir on storage that all machines share."
+        )
 
 
-def _fingerprint(data: bytes) -> dict[str, Any]:
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, whole or not at all."""
+    on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+    files.write_bytes(file, safetensors.torch.save(on_cpu))
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def write_metadata(folder: Path, record: Mapping[str, Any], *, sharded: bool) -> None:
+    """Write last what a checkpoint says of itself, over files that are all there.
+
+    Args:
+        folder: the checkpoint's.
+        record: `step`, and what is to be remembered.
+        sharded: whether weights and optimizer state are in folders.
+    """
+    large = layout.shard_files(folder) if sharded else layout.WHOLE
+    record = {
+        **record,
+        "format": layout.FORMAT,
+        "version": layout.SHARDED_VERSION if sharded else layout.VERSION,
+        "files": layout.describe_files(folder, [*large, *layout.ALWAYS]),
+    }
+    files.write_json(folder / METADATA, {**record, "sha256": layout.seal(record)})
+
+
+def load_checkpoint(path: str | Path, ranks: Ranks | None = None) -> Checkpoint:
     """Read a checkpoint folder, verifying every byte of it.
+
+    Args:
+        path: the folder.
+        ranks: the processes that are about to share it, and all call this: the shares of a
+            sharded one are verified together, and left for `TrainingState.load` to read;
+            None reads everything.
 
     Raises:
         CheckpointError: it is not a checkpoint, or a file of it is missing, truncated or
@@ -179,25 +207,41 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        metadata = _read_metadata(path)
-        data = {name: _read_verified(path / name, metadata["files"][name]) for name in _FILES}
+        metadata = layout.read_metadata(path)
+        described = metadata["files"]
+        small = {n: layout.read_verified(path / n, described[n]) for n in layout.ALWAYS}
+        sharded = metadata["version"] == layout.SHARDED_VERSION
+        if sharded:
+            shards = sorted(name for name in described if "/" in name)
+            for name in shards if ranks is None else shards[ranks.rank :: ranks.count]:
+                layout.verify(path / name, described[name])
+            large = [
+                {} if ranks is not None else read_whole(path / part)
+                for part in (layout.MODEL, layout.OPTIMIZER)
+            ]
+        else:
+            large = [
+                _tensors(path / name, layout.read_verified(path / name, described[name]))
+                for name in layout.WHOLE
+            ]
         return Checkpoint(
             path=path,
             step=metadata["step"],
-            config=_config(path / _CONFIG, data[_CONFIG]),
-            tokenizer=load_tokenizer(path / _VOCABULARY, data[_VOCABULARY]),
-            weights=_tensors(path / _MODEL, data[_MODEL]),
-            optimizer_state=_tensors(path / _OPTIMIZER, data[_OPTIMIZER]),
-            generators=_tensors(path / _GENERATORS, data[_GENERATORS]),
-            hook_state=_tensors(path / _HOOKS, data[_HOOKS]),
+            config=_config(path / layout.CONFIG, small[layout.CONFIG]),
+            tokenizer=load_tokenizer(path / layout.VOCABULARY, small[layout.VOCABULARY]),
+            weights=large[0],
+            optimizer_state=large[1],
+            generators=_tensors(path / layout.GENERATORS, small[layout.GENERATORS]),
+            hook_state=_tensors(path / layout.HOOKS, small[layout.HOOKS]),
             metadata=metadata,
+            left=sharded and ranks is not None,
         )
     except TinyError as error:
-        raise CheckpointError(f"{error}{_way_out(path)}") from None
+        raise CheckpointError(f"{error}{layout.way_out(path)}") from None
 
 
 def open_checkpoint(
-    reference: str | Path, runs_dir: str | Path = "runs"
+    reference: str | Path, runs_dir: str | Path = "runs", ranks: Ranks | None = None
 ) -> tuple[RunFolder, Checkpoint]:
     """Find a run as `find_run` does, and read its checkpoint, also while it is being trained.
 
@@ -208,74 +252,11 @@ def open_checkpoint(
     while True:
         folder, path = find_run(reference, runs_dir)
         try:
-            return folder, load_checkpoint(path)
+            return folder, load_checkpoint(path, ranks)
         except CheckpointError:
             if path.is_dir():
                 raise
             # Training has removed it since it was found, and has a newer one.
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    file = path / METADATA
-    if not path.is_dir():
-        raise CheckpointError(f"There is no checkpoint folder {path}.")
-    if not file.is_file():
-        raise CheckpointError(f"{path} is not a checkpoint: it has no {METADATA}.")
-    _refuse_link(file)
-    try:
-        size = file.stat().st_size
-        if size > _LARGEST_METADATA:
-            raise CheckpointError(f"The checkpoint file {file} has {size} bytes: far too many.")
-        metadata = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"The file {file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"The checkpoint file {file} is damaged: it is not JSON.") from None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{file} does not describe a checkpoint of this package.")
-    if metadata.get("version") != VERSION:
-        raise CheckpointError(
-            f"The checkpoint file {file} has format version {metadata.get('version')}; this "
-            f"release reads version {VERSION}."
-        )
-    if metadata.get("sha256") != seal(metadata):
-        raise CheckpointError(
-            f"The checkpoint file {file} is damaged: its content is not what was saved."
-        )
-    described, step = metadata.get("files"), metadata.get("step")
-    whole = isinstance(described, dict) and all(isinstance(described.get(n), dict) for n in _FILES)
-    if not whole or type(step) is not int or step < 0:
-        raise CheckpointError(f"The checkpoint file {file} is damaged: fields are missing.")
-    surplus = sorted(set(described or ()) - set(_FILES))
-    if surplus:
-        raise CheckpointError(
-            f"The checkpoint file {file} names {surplus[0]!r}, which no checkpoint has."
-        )
-    return metadata
-
-
-def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
-    _refuse_link(file)
-    try:
-        if file.stat().st_size != expected.get("bytes"):  # before it is read into memory
-            raise CheckpointError(
-                f"The checkpoint file {file} is damaged: it has {file.stat().st_size} bytes, and "
-                f"was saved with {expected.get('bytes')}."
-            )
-        data = file.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint file {file} is missing: {error.strerror}.") from None
-    if _fingerprint(data)["sha256"] != expected.get("sha256"):
-        raise CheckpointError(
-            f"The checkpoint file {file} is damaged: its content is not what was saved."
-        )
-    return data
-
-
-def _refuse_link(file: Path) -> None:
-    """Refuse what no checkpoint has: a link to elsewhere, or a pipe that would never end."""
-    if file.is_symlink() or (file.exists() and not file.is_file() and not file.is_dir()):
-        raise CheckpointError(f"The checkpoint file {file} is damaged: it is no regular file.")
 
 
 def _config(file: Path, data: bytes) -> Config:
@@ -297,14 +278,3 @@ def _tensors(file: Path, data: bytes) -> dict[str, Tensor]:
         return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The checkpoint file {file} is damaged: {error}.") from None
-
-
-def _way_out(path: Path) -> str:
-    """Name the newest other checkpoint of the same run, if there is one."""
-
-    def age(folder: Path) -> tuple[int, str]:
-        return len(folder.name), folder.name  # the order of steps, also of nine digits
-
-    others = [p for p in path.parent.glob("step-*") if (p / METADATA).is_file()]
-    older = [p for p in others if age(p) < age(path)]
-    return f" An older one is {max(older, key=age)}." if older else ""

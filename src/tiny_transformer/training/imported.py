@@ -85,7 +85,7 @@ def _kept_config(config: Config, model: Transformer, tokenizer: Tokenizer, path:
 
 
 def _environment() -> dict[str, Any]:
-    return describe_environment(torch.device("cpu"), "float32", 1)
+    return describe_environment(describe_numerics(torch.device("cpu"), "float32"))
 
 
 def _description(model: Transformer, config: Config, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _save(
         "hooks": [],
         "init_from": None,
         "data_fingerprint": None,
-        "numerics": describe_numerics(torch.device("cpu"), "float32", 1),
+        "numerics": describe_numerics(torch.device("cpu"), "float32"),
         IMPORTED: dict(source),
     }
     path = CheckpointManager(folder, config.checkpoints).save(

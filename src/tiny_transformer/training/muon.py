@@ -7,13 +7,14 @@ nine times as long as this one's on a processor without (docs/experiments.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tiny_transformer.runtime.distributed import full, spread_like
 from tiny_transformer.training.uncompiled import Uncompiled
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -79,6 +80,7 @@ class Muon(Uncompiled):
             it, so that its update changes vectors as much as a square one's.
         momentum: decay of the mean of gradients.
         weight_decay: as a fraction of `lr`.
+        orthogonal: does the work of `orthogonalize`, perhaps with the help of other processes.
 
     State: `momentum_buffer`, as `torch.optim.Muon` keeps it, whose settings and numbers (up
     to its bfloat16) these are.
@@ -91,7 +93,9 @@ class Muon(Uncompiled):
         *,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
+        orthogonal: Callable[[Tensor], Tensor] = orthogonalize,
     ) -> None:
+        self._orthogonal = orthogonal
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -125,8 +129,10 @@ class Muon(Uncompiled):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"]
             buffer.lerp_(gradient, 1 - momentum)
-            ahead.append(gradient.lerp(buffer, momentum))
+            ahead.append(full(gradient.lerp(buffer, momentum)))
         rows, columns = parameters[0].shape
         step = lr * max(1, rows / columns) ** 0.5
-        for parameter, update in zip(parameters, orthogonalize(torch.stack(ahead)), strict=True):
-            parameter.mul_(1 - lr * weight_decay).add_(update, alpha=-step)
+        updates = self._orthogonal(torch.stack(ahead))
+        for parameter, update in zip(parameters, updates, strict=True):
+            own = spread_like(update, parameter)
+            parameter.mul_(1 - lr * weight_decay).add_(own, alpha=-step)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tiny_transformer.config import OptimizerConfig
+from tiny_transformer.runtime.distributed import Ranks, spread_like
 from tiny_transformer.runtime.errors import CheckpointError
+from tiny_transformer.training.distributed import orthogonalize_share
 from tiny_transformer.training.muon import Muon
 from tiny_transformer.training.uncompiled import AdamW
 
@@ -21,12 +24,15 @@ class Optimizer:
         model: its parameters are split by shape and name: matrices decay, vectors do
             not; with Muon the two-dimensional parameters of `blocks` go to it.
         config: the settings.
+        ranks: the processes that update the model together.
 
     AdamW: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization". Muon:
     `training.muon`.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(
+        self, model: nn.Module, config: OptimizerConfig, ranks: Ranks | None = None
+    ) -> None:
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters()
         }
@@ -58,6 +64,7 @@ class Optimizer:
                     lr=config.muon_learning_rate,
                     momentum=config.muon_momentum,
                     weight_decay=config.weight_decay,
+                    orthogonal=functools.partial(orthogonalize_share, ranks=ranks or Ranks()),
                 )
             )
         self.learning_rate = config.learning_rate
@@ -112,6 +119,25 @@ class Optimizer:
             for key, value in state.items()
         }
 
+    def blank_state(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Return zeros in the place of the state tensors of these names, sharded as they will be.
+
+        Names that this optimizer does not keep are left out, to be told by
+        `load_state_tensors`.
+        """
+        kept = {
+            f"{self._names[parameter]}/{key}": (parameter, key)
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            for key in _STATE_KEYS[type(optimizer)]
+        }
+        return {
+            name: torch.zeros(()) if kept[name][1] == "step" else torch.zeros_like(kept[name][0])
+            for name in names
+            if name in kept
+        }
+
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Set the state to what `state_tensors` returned.
 
@@ -140,7 +166,7 @@ class Optimizer:
                     # A copy on the parameter's device, AdamW's count of steps too: its fused
                     # form looks for it there, and updates all of them in place.
                     optimizer.state[parameter] = {
-                        key: value.to(parameter.device, copy=True) for key, value in state.items()
+                        key: _like(value, parameter) for key, value in state.items()
                     }
 
 
@@ -148,6 +174,12 @@ _STATE_KEYS: dict[type[torch.optim.Optimizer], set[str]] = {
     AdamW: {"step", "exp_avg", "exp_avg_sq"},
     Muon: {"momentum_buffer"},
 }
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return a copy where the parameter is, sharded as it is; a count of steps is not."""
+    copy = value.to(parameter.device, copy=True)
+    return spread_like(copy, parameter) if value.ndim else copy
 
 
 def _check_state(name: str, state: dict[str, Tensor], parameter: Tensor, keys: set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tiny_transformer.config import Config
 from tiny_transformer.model.parts import Parts
@@ -24,7 +24,12 @@ from tiny_transformer.training.written_parts import (
 
 
 def continued_config(
-    checkpoint: Checkpoint, folder: RunFolder, *, max_steps: int | None, stop_at: int | None
+    checkpoint: Checkpoint,
+    folder: RunFolder,
+    *,
+    max_steps: int | None,
+    stop_at: int | None,
+    strategy: Literal["ddp", "fsdp"] | None = None,
 ) -> Config:
     """Return the config of a run that goes on from a checkpoint.
 
@@ -33,6 +38,7 @@ def continued_config(
         folder: the run's.
         max_steps: a new horizon; None keeps the run's.
         stop_at: end early at this step.
+        strategy: how several processes share the work; None keeps the run's way.
 
     Raises:
         CheckpointError: the run is complete or was imported, or it would run a Python file that
@@ -54,7 +60,12 @@ def continued_config(
             f"{2 * checkpoint.step}."
         )
     refuse_own_code(config, folder, CheckpointError)
-    return dataclasses.replace(config, training=training, runs_dir=str(folder.path.parent))
+    shared = dataclasses.replace(
+        config.distributed, strategy=strategy or config.distributed.strategy
+    )
+    return dataclasses.replace(
+        config, training=training, distributed=shared, runs_dir=str(folder.path.parent)
+    )
 
 
 def refuse_own_code(config: Config, folder: RunFolder, kind: type[TinyError]) -> None:

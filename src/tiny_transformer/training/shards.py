@@ -26,7 +26,11 @@ Loss = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def count_shards(
-    settings: TrainingConfig, model: nn.Module, device: torch.device, context_length: int
+    settings: TrainingConfig,
+    model: nn.Module,
+    device: torch.device,
+    context_length: int,
+    n_ranks: int = 1,
 ) -> int:
     """Return how many shards a micro-batch is cut into.
 
@@ -38,11 +42,12 @@ def count_shards(
             `compile`.
         device: where the model is; anything but a CPU takes 1.
         context_length: tokens in a window.
+        n_ranks: processes that share each batch; with more than one it is 1.
 
     Raises:
         ConfigError: more than one shard is asked for where it cannot be.
     """
-    obstacle = _obstacle(settings, model, device)
+    obstacle = _obstacle(settings, model, device, n_ranks)
     wanted = settings.shards
     if wanted is not None and wanted > 1 and obstacle:
         raise ConfigError(f"training.shards is {wanted}; {obstacle}. Take --training.shards 1.")
@@ -57,8 +62,12 @@ def count_shards(
     return max(possible, key=lambda n: (n * (threads // n), n))
 
 
-def _obstacle(settings: TrainingConfig, model: nn.Module, device: torch.device) -> str | None:
+def _obstacle(
+    settings: TrainingConfig, model: nn.Module, device: torch.device, n_ranks: int
+) -> str | None:
     """Return why a batch is computed whole, if it must be."""
+    if n_ranks > 1:
+        return f"{n_ranks} processes share each batch already"
     if settings.compile:
         return "training.compile is on, and a compiled model computes a batch at once"
     if device.type != "cpu":

@@ -9,6 +9,7 @@ from typing import Any
 from tiny_transformer.config import Config, ModelConfig, config_hash
 from tiny_transformer.config.loading import save_config
 from tiny_transformer.runtime import files
+from tiny_transformer.runtime.distributed import job_id
 from tiny_transformer.runtime.environment import describe_environment, git_commit, git_dirty
 from tiny_transformer.runtime.errors import CheckpointError
 from tiny_transformer.tracking.console import ConsoleReporter
@@ -67,7 +68,7 @@ def _weights_depend_on(config: ModelConfig) -> dict[str, object]:
 def create_folder(state: TrainingState) -> RunFolder:
     """Make the folder of a new run, with its config, environment and vocabulary."""
     folder = RunFolder.create(state.config.runs_dir, state.config.run_name)
-    environment = describe_environment(state.device, state.precision, state.n_shards)
+    environment = {**describe_environment(state.numerics()), "job": job_id()}
     written = describe_parts(state.parts)
     if written:
         environment["parts"] = written
@@ -107,7 +108,7 @@ def describe_start(state: TrainingState, folder: RunFolder) -> dict[str, Any]:
         "device": str(state.device),
         "precision": state.precision,
         "git_dirty": git_dirty(),
-        "environment": describe_environment(state.device, state.precision, state.n_shards),
+        "environment": describe_environment(state.numerics()),
         "n_parameters": state.model.n_parameters(),
         "weights_sha256": joint_hash(tensor_hashes(named_weights(state.model))),
         "parts": describe_parts(state.parts),

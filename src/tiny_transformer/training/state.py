@@ -27,6 +27,7 @@ from tiny_transformer.runtime.device import (
     resolve_device,
     resolve_precision,
 )
+from tiny_transformer.runtime.distributed import Ranks, full, is_sharded, own_device
 from tiny_transformer.runtime.environment import describe_numerics
 from tiny_transformer.runtime.errors import ConfigError, DataError
 from tiny_transformer.runtime.random_state import (
@@ -35,14 +36,26 @@ from tiny_transformer.runtime.random_state import (
     restore_generator_states,
 )
 from tiny_transformer.text.tokenizer import Tokenizer
+from tiny_transformer.training import checkpoint_files as layout
 from tiny_transformer.training.checkpoint import Checkpoint, save_checkpoint
+from tiny_transformer.training.distributed import distribute, gradients_kept, refuse_uneven
 from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.training.run_data import load_run_data
 from tiny_transformer.training.schedule import learning_rate_scale
+from tiny_transformer.training.sharded_weights import list_of, read_into
 from tiny_transformer.training.shards import backward_in_shards, count_shards, start_workers
-from tiny_transformer.training.weights import load_weights
+from tiny_transformer.training.weights import (
+    load_weights,
+    named_weights,
+    refuse_other_shapes,
+)
 from tiny_transformer.training.whole_model import build_model
 from tiny_transformer.training.written_parts import describe_parts
+
+_SAME_TEXT = (
+    "Give all of them the same file, or put it, and the cache that TINY_TRANSFORMER_CACHE names, "
+    "on storage that they share."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class TrainingState:
         parts: classes to build the model from; None takes the reference.
         hooks: built from `config.hooks`, all of them or the update hooks alone.
         tokenizer: of a run that goes on; None takes the one that the config names.
+        ranks: the processes that make the updates together; None is this one alone.
 
     Attributes:
         step: updates made so far.
@@ -85,27 +99,44 @@ class TrainingState:
         parts: Parts | None,
         hooks: Sequence[Hook],
         tokenizer: Tokenizer | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.parts = config, parts
-        self.device = resolve_device(config.training.device)
-        self.precision: Precision = resolve_precision(config.training.precision, self.device)
-        self.data = load_run_data(config, tokenizer)
-        self.model = build_model(config.model, parts, seed=config.training.seed).to(self.device)
-        self._forward = torch.compile(self.model) if config.training.compile else self.model
-        self.optimizer = Optimizer(self.model, config.optimizer)
-        self.hooks = HookRunner(hooks, self.model, seed=config.training.seed)
+        self.ranks = ranks = ranks or Ranks()
+        with ranks.together():
+            refuse_uneven(config, ranks)
+            self.device = resolve_device(own_device(config.training.device, ranks.local_rank))
+            self.precision: Precision = resolve_precision(config.training.precision, self.device)
+        self.data = ranks.in_turn(lambda: load_run_data(config, tokenizer))
+        ranks.refuse_differences("corpora", {"the text": self.data.fingerprint}, _SAME_TEXT)
+        with ranks.together():
+            model = build_model(config.model, parts, seed=config.training.seed)
+            self.model = model.to(self.device)
+            start_workers(self.n_shards)
+        self._spread = distribute(
+            self.model, ranks, config.distributed.strategy, self.device, own_parts=bool(parts)
+        )
+        self._forward = torch.compile(self._spread) if config.training.compile else self._spread
+        self.optimizer = Optimizer(self.model, config.optimizer, ranks)
+        self.hooks = HookRunner(hooks, self.model, seed=config.training.seed, first=ranks.first)
         self.step = 0
-        start_workers(self.n_shards)
 
     @property
     def n_shards(self) -> int:
         """Parts of a micro-batch that are computed side by side."""
         context = self.config.model.context_length
-        return count_shards(self.config.training, self.model, self.device, context)
+        n_ranks = self.ranks.count
+        return count_shards(self.config.training, self.model, self.device, context, n_ranks)
 
     def numerics(self) -> dict[str, Any]:
         """Return what the exact bits of an update depend on beside the config."""
-        return describe_numerics(self.device, self.precision, self.n_shards)
+        return describe_numerics(
+            self.device,
+            self.precision,
+            self.n_shards,
+            self.ranks.count,
+            self.config.distributed.strategy,
+        )
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint of this run.
@@ -120,14 +151,33 @@ class TrainingState:
                 f"{checkpoint.path} was trained on, or not as its tokenizer read it: it has "
                 "changed since."
             )
-        load_weights(self.model, checkpoint.weights, where=str(checkpoint.path))
-        self.optimizer.load_state_tensors(checkpoint.optimizer_state)
+        weights, of_optimizer = checkpoint.weights, checkpoint.optimizer_state
+        if checkpoint.left:
+            weights, of_optimizer = self._read_shares(checkpoint.path)
+        load_weights(self.model, weights, where=str(checkpoint.path))
+        self.optimizer.load_state_tensors(of_optimizer)
         self.hooks.load_state(checkpoint.hook_state, checkpoint.metadata.get("hooks", []))
         restore_generator_states(checkpoint.generators)
         self.step = checkpoint.step
 
+    def _read_shares(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return weights and optimizer state of a sharded checkpoint, as this rank has them."""
+        with self.ranks.together():
+            shapes = {name: shape for name, (shape, _) in list_of(path / layout.MODEL)}
+            in_optimizer = [name for name, _ in list_of(path / layout.OPTIMIZER)]
+            own = named_weights(self.model)
+            refuse_other_shapes(own, shapes, where=str(path))
+            weights = {name: torch.zeros_like(tensor) for name, tensor in own.items()}
+            of_optimizer = self.optimizer.blank_state(in_optimizer)
+        read_into(path / layout.MODEL, weights)
+        read_into(path / layout.OPTIMIZER, of_optimizer)
+        return weights, of_optimizer
+
     def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
-        """Write a checkpoint at `path`, with `metadata` and what belongs to the state."""
+        """Write a checkpoint at `path`, with `metadata` and what belongs to the state.
+
+        Of a sharded model every rank calls this, else the first alone.
+        """
         tensors, rest = self.hooks.state()
         return save_checkpoint(
             path,
@@ -144,6 +194,7 @@ class TrainingState:
                 "parts": describe_parts(self.parts),
                 "hooks": rest,
             },
+            ranks=self.ranks if is_sharded(self.model) else None,
         )
 
     def evaluate(self, on_batch: Callable[[int, int], None] | None = None) -> Evaluation:
@@ -161,6 +212,7 @@ class TrainingState:
                 precision=self.precision,
                 tokenizer=self.data.tokenizer,
                 on_batch=on_batch,
+                ranks=self.ranks,
             )
 
     def compute_gradients(self) -> Gradients:
@@ -182,8 +234,9 @@ class TrainingState:
             ) from error
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.config.training.grad_clip or math.inf
-        ).item()
-        return Gradients(loss, norm)
+        )
+        mean = self.ranks.sum([loss])[0] / self.ranks.count
+        return Gradients(mean, full(norm).item())
 
     def apply_gradients(self) -> float:
         """Pass the gradients through the hooks, make the update; return the learning rate."""
@@ -196,11 +249,14 @@ class TrainingState:
         return self.optimizer.learning_rate * scale
 
     def _accumulate(self) -> float:
-        """Run forward and backward over the micro-batches; return the batch's mean loss."""
+        """Run forward and backward over this rank's micro-batches; return their mean loss."""
         settings, step = self.config.training, self.step
         n_shards, parameters = self.n_shards, list(self.model.parameters())
+        rank, last = self.ranks.rank, settings.accumulation_steps - 1
         losses: list[Tensor] = []
-        for micro_step, (x, y) in enumerate(self.data.loader.micro_batches(step)):
+        for micro_step, (x, y) in enumerate(
+            self.data.loader.micro_batches(step, rank, self.ranks.count)
+        ):
             x, y = x.to(self.device), y.to(self.device)  # (B, T) int64
             if micro_step == 0:
                 with autocast(self.device, self.precision):
@@ -210,11 +266,12 @@ class TrainingState:
                 loss_of = functools.partial(self._shard_loss, parts, n_shards)
                 losses += backward_in_shards(loss_of, parameters, x, y, n_shards)
                 continue
-            with forked_rng(*parts, 0, device=self.device):
-                with autocast(self.device, self.precision):
-                    logits = self._forward(x)  # (B, T, V) float32
-                loss = compute_loss(logits, y) / settings.accumulation_steps
-            loss.backward()
+            with gradients_kept(self._spread, until_later=micro_step < last):
+                with forked_rng(*parts, rank, device=self.device):
+                    with autocast(self.device, self.precision):
+                        logits = self._forward(x)  # (B, T, V) float32
+                    loss = compute_loss(logits, y) / settings.accumulation_steps
+                loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).cpu().double().sum().item()
 

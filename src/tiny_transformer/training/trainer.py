@@ -13,7 +13,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -23,16 +23,23 @@ from tiny_transformer.hooks.base import Event
 from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.device import Precision
+from tiny_transformer.runtime.distributed import Ranks, is_sharded, local
 from tiny_transformer.runtime.environment import git_dirty
-from tiny_transformer.runtime.errors import DivergedError, TinyError
+from tiny_transformer.runtime.errors import DivergedError, HookError, TinyError
 from tiny_transformer.runtime.random_state import forked_rng
 from tiny_transformer.sampling.sampler import encode_prompt, sample_text
 from tiny_transformer.text.tokenizer import Tokenizer
 from tiny_transformer.tracking.console import ConsoleReporter
+from tiny_transformer.tracking.recorder import SilentRecorder
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
 from tiny_transformer.training.checkpoint_manager import CheckpointManager
 from tiny_transformer.training.interrupts import InterruptedRunError, StopRequested, StopSignal
+from tiny_transformer.training.joint_start import (
+    default_reporter,
+    refuse_other_checkpoint,
+    refuse_other_setup,
+)
 from tiny_transformer.training.resume import (
     continued_config,
     refuse_changes,
@@ -70,6 +77,7 @@ class TrainingResult:
         first_sample: text before training (None for a resumed run).
         last_sample: text of the final weights.
         train_seconds: time spent in updates by this call, evaluation and saving left out.
+        first_step: updates that had been made before this call.
     """
 
     folder: RunFolder
@@ -78,6 +86,7 @@ class TrainingResult:
     first_sample: str | None
     last_sample: str
     train_seconds: float
+    first_step: int = 0
 
 
 class Trainer:
@@ -89,6 +98,9 @@ class Trainer:
         init_from: a run, run id or checkpoint whose weights the new run starts from.
         tokenizer: the checkpoint's, where a run is continued; None takes the config's.
         reporter: shows progress; None makes a `ConsoleReporter`.
+        ranks: the processes that train the run together, each with a trainer; the first
+            writes and tells. None is this one alone.
+        folder: of a run that was begun and has no checkpoint yet; None makes a new one.
 
     Attributes:
         state: data, model, optimizer and hooks.
@@ -107,13 +119,20 @@ class Trainer:
         init_from: str | Path | None = None,
         tokenizer: Tokenizer | None = None,
         reporter: ConsoleReporter | None = None,
+        ranks: Ranks | None = None,
+        folder: RunFolder | None = None,
     ) -> None:
         self.config = config
-        self.reporter = reporter or ConsoleReporter()
-        source = None if init_from is None else open_checkpoint(init_from, config.runs_dir)[1]
-        if source is not None:
-            refuse_other_model(source, config)
-        self.state = TrainingState(config, parts, build_hooks(config.hooks), tokenizer)
+        self.ranks = ranks or Ranks()
+        self.reporter = reporter or default_reporter(self.ranks)
+        source = None
+        refuse_other_setup(self.ranks, config, parts)
+        with self.ranks.together():
+            if init_from is not None:
+                source = open_checkpoint(init_from, config.runs_dir)[1]
+                refuse_other_model(source, config)
+            hooks = build_hooks(config.hooks)
+        self.state = TrainingState(config, parts, hooks, tokenizer, self.ranks)
         self._hook_list = describe_hooks(config.hooks)
         self.data, self.model, self.optimizer = (
             self.state.data,
@@ -122,14 +141,16 @@ class Trainer:
         )
         self.device = self.state.device
         self.precision: Precision = self.state.precision
-        encode_prompt(config.sampling.prompt, self.data.tokenizer, config.model.context_length)
         self._init_from = None if init_from is None else str(init_from)
-        if source is not None:
-            refuse_other_tokenizer(source, self.data.tokenizer, str(init_from))
-            load_weights(self.model, source.weights, where=str(source.path))
+        with self.ranks.together():
+            prompt, context_length = config.sampling.prompt, config.model.context_length
+            encode_prompt(prompt, self.data.tokenizer, context_length)
+            if source is not None:
+                refuse_other_tokenizer(source, self.data.tokenizer, str(init_from))
+                load_weights(self.model, source.weights, where=str(source.path))
         self._resumed: Checkpoint | None = None
         self._changes: list[str] = []
-        self._folder: RunFolder | None = None
+        self._folder: RunFolder | None = folder
         self._stop = StopSignal()
         self._train_seconds = 0.0
 
@@ -147,9 +168,11 @@ class Trainer:
         parts: Parts | None = None,
         max_steps: int | None = None,
         stop_at: int | None = None,
+        strategy: Literal["ddp", "fsdp"] | None = None,
         allow_numerics_change: bool = False,
         allow_parts_change: bool = False,
         reporter: ConsoleReporter | None = None,
+        ranks: Ranks | None = None,
     ) -> Trainer:
         """Return a trainer that continues a run where a checkpoint left it.
 
@@ -159,25 +182,35 @@ class Trainer:
             parts: the classes that the run was trained with.
             max_steps: a new horizon; None keeps the run's.
             stop_at: end early at this step; None goes on to the horizon.
+            strategy: how several processes share the work; None keeps the run's way.
             allow_numerics_change: go on where the machine or PyTorch is not what it was, so
                 that the last bits of the numbers may differ; the log will say so.
             allow_parts_change: go on with other parts than the run had; the log will say so.
             reporter: shows progress.
+            ranks: the processes that go on with it together.
 
         Raises:
             CheckpointError: the checkpoint is damaged, the run is complete, or what its
                 numbers depend on has changed.
             DataError: the corpus is not the one that the run was trained on.
         """
-        folder, checkpoint = open_checkpoint(run, runs_dir)
-        others = refuse_other_parts(checkpoint, folder, parts, allow=allow_parts_change)
-        if parts is None:
-            checkpoint.check_size()  # before a model of the config's size is built
-        config = continued_config(checkpoint, folder, max_steps=max_steps, stop_at=stop_at)
-        trainer = cls(config, parts=parts, tokenizer=checkpoint.tokenizer, reporter=reporter)
-        trainer._changes = refuse_changes(
-            checkpoint, trainer.state.numerics(), trainer._hook_list, allow=allow_numerics_change
+        ranks = ranks or Ranks()
+        with ranks.together():
+            folder, checkpoint = open_checkpoint(run, runs_dir, ranks if ranks.count > 1 else None)
+            others = refuse_other_parts(checkpoint, folder, parts, allow=allow_parts_change)
+            if parts is None:
+                checkpoint.check_size()  # before a model of the config's size is built
+            config = continued_config(
+                checkpoint, folder, max_steps=max_steps, stop_at=stop_at, strategy=strategy
+            )
+        refuse_other_checkpoint(ranks, checkpoint)
+        trainer = cls(
+            config, parts=parts, tokenizer=checkpoint.tokenizer, reporter=reporter, ranks=ranks
         )
+        with ranks.together():
+            numerics, hook_list = trainer.state.numerics(), trainer._hook_list
+            allow = allow_numerics_change
+            trainer._changes = refuse_changes(checkpoint, numerics, hook_list, allow=allow)
         trainer._changes += others
         trainer.state.load(checkpoint)
         trainer._resumed, trainer._folder = checkpoint, folder
@@ -192,39 +225,59 @@ class Trainer:
             HookError: a hook failed, or tried what it may not do.
             InterruptedRunError: Ctrl-C or SIGTERM; the state was saved.
             RunError: another process is training this run.
+            RanksError: of several processes that train together, another one failed.
             StorageError: the disk is full, or the run's folder cannot be written.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.state.hooks.close)
-            folder = self._folder = self._folder or create_folder(self.state)
-            stack.enter_context(folder.locked())
-            self._record = open_record(self.state, folder, self.reporter)
+            folder = self._folder or self.ranks.from_first(lambda: create_folder(self.state))
+            self._folder = folder
+            with self.ranks.together():
+                if self.ranks.first:
+                    stack.enter_context(folder.locked())
+            with self.ranks.together():
+                first = self.ranks.first
+                self._record = (
+                    open_record(self.state, folder, self.reporter)
+                    if first
+                    else SilentRecorder(folder)
+                )
             stack.callback(self._record.close)
             self.state.hooks.report = self._record.observed
             self._manager = CheckpointManager(folder, self.config.checkpoints)
+            with self.ranks.together():
+                self._prepare_folder()
             self._record_start()
             try:
                 stack.enter_context(self._stop)
                 self._record.progress(self.step, self.config.training.last_step)
                 return self._loop()
-            except (InterruptedRunError, DivergedError):
+            except (InterruptedRunError, DivergedError) as error:
+                error.told = not self.ranks.first  # it is the same on all
                 raise
             except TinyError as error:
                 with contextlib.suppress(TinyError):  # the disk may be what failed
                     self._record.event("failed", self.step, reason=str(error))
                 raise
 
-    def _record_start(self) -> None:
-        """Log who the run is, and how the folder was found."""
-        folder, resumed = self._record.folder, self._resumed
+    def _prepare_folder(self) -> None:
+        """Put the folder right that an earlier process may have left in the middle of work."""
+        folder = self._record.folder
+        if not self.ranks.first:
+            return
         folder.recover()
-        superseded = None if resumed is None else folder.supersede_after(self.step)
+        superseded = None if self._resumed is None else folder.supersede_after(self.step)
         if superseded is not None:
             self.reporter.message(f"Later checkpoints were set aside in {superseded}.")
+
+    def _record_start(self) -> None:
+        """Log who the run is, and how it goes on."""
+        folder, resumed = self._record.folder, self._resumed
+        began = self.ranks.first and folder.log.stat().st_size > 0
         for change in self._changes:
             self.reporter.message(f"Changed since the checkpoint was saved: {change}.")
         self._record.event(
-            "start" if resumed is None else "resume",
+            "resume" if resumed is not None or began else "start",
             self.step,
             hooks=self._hook_list,
             init_from=self._init_from,
@@ -240,18 +293,24 @@ class Trainer:
 
     def _generate(self, prompt: str, **options: Any) -> str:
         """Write on after a prompt, for observers."""
+        if is_sharded(self.model):
+            raise HookError(
+                "event.generate needs the whole model, which no rank has with "
+                "--distributed.strategy fsdp. Take ddp, or generate from a checkpoint."
+            )
         settings = dataclasses.replace(self.config.sampling, prompt=prompt, **options)
         return sample_text(self.model, self.data.tokenizer, settings)[0]
 
     def _loop(self) -> TrainingResult:
-        settings, first_sample = self.config.training, None
+        settings, first_sample, first_step = self.config.training, None, self.step
         folder = self._record.folder
         saved_at = self.step if self._resumed is not None else None
         try:
             if self._resumed is None:
                 first_sample = self._sample()
             while self.step < settings.last_step:
-                self._stop.check()
+                if self.ranks.any(self._stop.pending):
+                    raise StopRequested
                 self._update()
                 if self.step == settings.last_step:
                     break
@@ -278,7 +337,13 @@ class Trainer:
         self._emit("on_end")
         self._record.event("end", self.step, train_seconds=round(self._train_seconds, 3))
         return TrainingResult(
-            folder, self.step, evaluation, first_sample, last_sample, self._train_seconds
+            folder,
+            self.step,
+            evaluation,
+            first_sample,
+            last_sample,
+            self._train_seconds,
+            first_step,
         )
 
     def _update(self) -> None:
@@ -318,7 +383,8 @@ class Trainer:
         )
 
     def _evaluate(self) -> Evaluation:
-        evaluation = self.state.evaluate(on_batch=self._stop.check)
+        alone = self.ranks.count == 1  # else all stop together, after it
+        evaluation = self.state.evaluate(on_batch=self._stop.check if alone else None)
         self._record.evaluation(self.step, evaluation.metrics())
         if not math.isfinite(evaluation.loss):
             self._spoiled(f"the validation loss is {evaluation.loss}")
@@ -326,18 +392,21 @@ class Trainer:
         return evaluation
 
     def _sample(self) -> str:
-        settings = self.config.sampling
-        try:
-            with forked_rng(self.config.training.seed, "sample", device=self.device):
-                text = sample_text(self.model, self.data.tokenizer, settings)[0]
-        except DivergedError:
-            self._spoiled("the logits are not finite numbers")
-        self._record.sample(self.step, settings.prompt, text)
+        settings, text = self.config.sampling, ""
+        with self.ranks.together():
+            if self.ranks.first or is_sharded(self.model):
+                try:
+                    with forked_rng(self.config.training.seed, "sample", device=self.device):
+                        text = sample_text(self.model, self.data.tokenizer, settings)[0]
+                except DivergedError:
+                    self._spoiled("the logits are not finite numbers")
+            self._record.sample(self.step, settings.prompt, text)
         self._emit("on_sample", text=settings.prompt + text)
         return text
 
     def _save(self) -> None:
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.model.parameters()):
+        weights = map(local, self.model.parameters())
+        if self.ranks.any(not all(bool(torch.isfinite(weight).all()) for weight in weights)):
             self._spoiled("a weight is not a finite number")
         folder, record = self._record.folder, self._record
         record.sync()  # the checkpoint remembers the log's chain
@@ -348,6 +417,20 @@ class Trainer:
             "hook_list": self._hook_list,
             "init_from": self._init_from,
         }
+        path = folder.checkpoint(self.step)
+        if is_sharded(self.model):  # each writes its share
+            self._write_checkpoint(metadata)
+        else:
+            with self.ranks.together():
+                if self.ranks.first:
+                    self._write_checkpoint(metadata)
+        with self.ranks.together():
+            if self.ranks.first:
+                self._manager.prune()
+        self._emit("on_checkpoint", path=path)
+
+    def _write_checkpoint(self, metadata: dict[str, Any]) -> None:
+        record = self._record
         path = self._manager.save(
             self.step,
             lambda path, ranks: self.state.save(path, {**metadata, **ranks}),
@@ -357,13 +440,11 @@ class Trainer:
         record.event(
             "checkpoint",
             self.step,
-            path=str(path.relative_to(folder.path)),
+            path=str(path.relative_to(record.folder.path)),
             weights_sha256=joint_hash(tensors),
             optimizer_sha256=joint_hash(tensor_hashes(self.optimizer.state_tensors())),
             tensors=tensors,
         )
-        self._manager.prune()
-        self._emit("on_checkpoint", path=path)
 
 
 def _due(step: int, every: int) -> bool:
