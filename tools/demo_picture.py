@@ -21,7 +21,7 @@ from tiny_transformer.evaluation.evaluator import Evaluation
 from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
-from tiny_transformer.training.trainer import TrainingResult
+from tiny_transformer.training.result import TrainingResult
 
 _WIDTH = 88
 _SHOWN_EVERY = 100  # training steps

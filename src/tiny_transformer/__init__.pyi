@@ -51,9 +51,9 @@ from tiny_transformer.training.checkpoint import load_checkpoint as load_checkpo
 from tiny_transformer.training.checkpoint import open_checkpoint as open_checkpoint
 from tiny_transformer.training.checkpoint import save_checkpoint as save_checkpoint
 from tiny_transformer.training.optimizer import Optimizer as Optimizer
+from tiny_transformer.training.result import TrainingResult as TrainingResult
 from tiny_transformer.training.schedule import learning_rate_scale as learning_rate_scale
 from tiny_transformer.training.trainer import Trainer as Trainer
-from tiny_transformer.training.trainer import TrainingResult as TrainingResult
 from tiny_transformer.training.weights import weights_hash as weights_hash
 
 __version__: str

@@ -117,11 +117,11 @@ def test_one_that_agrees_in_the_texts_too_is_preferred() -> None:
 
 
 def test_an_exception_without_a_text_is_an_outcome() -> None:
-    class Odd(Exception):
+    class OddError(Exception):
         def __str__(self) -> str:
             raise ValueError
 
-    assert observe([Odd()], act)[0].raised == "Odd"
+    assert observe([OddError()], act)[0].raised == "OddError"
 
 
 def test_the_answers_of_a_module_may_lie_in_several_files(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.tracking.run_log import read_log
 from tiny_transformer.training.checkpoint import save_checkpoint
 from tiny_transformer.training.optimizer import Optimizer
-from tiny_transformer.training.trainer import Trainer, TrainingResult
+from tiny_transformer.training.result import TrainingResult
+from tiny_transformer.training.trainer import Trainer
 
 SMALL: dict[str, Any] = {
     "data.corpus": "simple",

@@ -24,7 +24,8 @@ from tiny_transformer.runtime.distributed import Ranks, joined
 from tiny_transformer.runtime.errors import PromptError
 from tiny_transformer.tracking.run_folder import RunFolder, refuse_taken_name
 from tiny_transformer.training.joint_start import Begun, default_reporter, find_begun
-from tiny_transformer.training.trainer import Trainer, TrainingResult
+from tiny_transformer.training.result import TrainingResult
+from tiny_transformer.training.trainer import Trainer
 from tiny_transformer.training.written_parts import FOLDER, describe_parts
 
 

@@ -140,8 +140,12 @@ def tests_of(exercise: Exercise, modules: list[types.ModuleType]) -> list[Test]:
 
 
 def promise(test: Test) -> str:
-    """Return what a test asks, in words: its name after the double underscore."""
-    return test.__name__.split("__", 1)[1].replace("_", " ")
+    """Return what a test asks, in words: its name after the double underscore.
+
+    An `s` by itself is the end of a genitive: `keeps_the_table_s_numbers`.
+    """
+    words = test.__name__.split("__", 1)[1].replace("_", " ")
+    return words.replace(" s ", "'s ")
 
 
 def _run(exercise: Exercise, test: Test, folder: Path) -> Verdict | None:
@@ -225,7 +229,11 @@ def _short(text: str) -> str:
 def _remedy(error: BaseException, folder: Path) -> str:
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     if name and (folder / f"{name}.py").is_file():
-        return f". Your files are one package: write `from my_transformer import {name}`."
+        return (
+            f". Your files are one package: write `from my_transformer import {name}` for "
+            f"`import {name}`, and `from my_transformer.{name} import ...` for "
+            f"`from {name} import ...`."
+        )
     return ""
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 MOST = 8
-"""Rows and columns that are drawn; what lies beyond is cut off and said."""
+"""Rows and columns that are drawn at most; what lies beyond is cut off and said."""
+WIDTH = 68
+"""Characters of a line at most: a terminal of 80 columns has so many for it."""
 
 
 def side_by_side(got: Tensor, wanted: Tensor, names: Sequence[str]) -> str:
@@ -34,15 +36,21 @@ def side_by_side(got: Tensor, wanted: Tensor, names: Sequence[str]) -> str:
     rows, columns = got.shape
     left, right = _cells(got), _cells(wanted)
     width = max(len(cell) for line in left + right for cell in line) if rows and columns else 1
+    drawn = min(columns, MOST, max(1, (WIDTH - 1) // 2 // (width + 1)))
+    left, right = ([line[:drawn] for line in lines] for lines in (left, right))
     drawn_left = [" ".join(f"{cell:>{width}}" for cell in line) for line in left]
     drawn_right = [" ".join(f"{cell:>{width}}" for cell in line) for line in right]
     space = max([len(line) for line in drawn_left] + [len("yours")])
     lines = [f"{'yours':<{space}}   expected{where}"]
     for a, b, x, y in zip(drawn_left, drawn_right, left, right, strict=True):
         lines.append(f"{a:<{space}} {' ' if x == y else '≠'} {b}")
-    if rows > MOST or columns > MOST:
-        lines.append(f"(the first {min(rows, MOST)} of {rows} rows and {min(columns, MOST)} of "
-                     f"{columns} columns)")  # fmt: skip
+    cut = [
+        f"{shown} of {there} {what}"
+        for shown, there, what in [(min(rows, MOST), rows, "rows"), (drawn, columns, "columns")]
+        if shown < there
+    ]
+    if cut:
+        lines.append(f"(the first {' and '.join(cut)})")
     if len(names) == 2:
         lines.append(f"(rows: {names[0]}, columns: {names[1]})")
     return "\n".join(lines)

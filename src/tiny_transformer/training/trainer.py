@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -24,7 +23,6 @@ from tiny_transformer.hooks.registry import build_hooks, describe_hooks
 from tiny_transformer.model.parts import Parts
 from tiny_transformer.runtime.device import Precision
 from tiny_transformer.runtime.distributed import Ranks, is_sharded, local
-from tiny_transformer.runtime.environment import git_dirty
 from tiny_transformer.runtime.errors import DivergedError, HookError, TinyError
 from tiny_transformer.runtime.random_state import forked_rng
 from tiny_transformer.sampling.sampler import encode_prompt, sample_text
@@ -33,19 +31,20 @@ from tiny_transformer.tracking.console import ConsoleReporter
 from tiny_transformer.tracking.recorder import SilentRecorder
 from tiny_transformer.tracking.run_folder import RunFolder
 from tiny_transformer.training.checkpoint import Checkpoint, open_checkpoint
-from tiny_transformer.training.checkpoint_manager import CheckpointManager
 from tiny_transformer.training.interrupts import InterruptedRunError, StopRequested, StopSignal
 from tiny_transformer.training.joint_start import (
     default_reporter,
     refuse_other_checkpoint,
     refuse_other_setup,
 )
+from tiny_transformer.training.result import TrainingResult
 from tiny_transformer.training.resume import (
     continued_config,
     refuse_changes,
     refuse_other_parts,
     refuse_other_tokenizer,
 )
+from tiny_transformer.training.saving import Saver
 from tiny_transformer.training.start import (
     create_folder,
     describe_start,
@@ -54,39 +53,13 @@ from tiny_transformer.training.start import (
 )
 from tiny_transformer.training.state import Gradients, TrainingState
 from tiny_transformer.training.weights import (
-    joint_hash,
     load_weights,
-    named_weights,
-    tensor_hashes,
 )
 
 _ADVICE = (
     "earlier checkpoints are unharmed. Try a smaller --optimizer.learning-rate, a longer "
     "--schedule.warmup-steps, or a smaller --training.grad-clip."
 )
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a run ended.
-
-    Attributes:
-        folder: the run's folder.
-        step: updates made.
-        evaluation: of the final weights, on the whole validation part.
-        first_sample: text before training (None for a resumed run).
-        last_sample: text of the final weights.
-        train_seconds: time spent in updates by this call, evaluation and saving left out.
-        first_step: updates that had been made before this call.
-    """
-
-    folder: RunFolder
-    step: int
-    evaluation: Evaluation
-    first_sample: str | None
-    last_sample: str
-    train_seconds: float
-    first_step: int = 0
 
 
 class Trainer:
@@ -244,9 +217,11 @@ class Trainer:
                 )
             stack.callback(self._record.close)
             self.state.hooks.report = self._record.observed
-            self._manager = CheckpointManager(folder, self.config.checkpoints)
+            self._saver = Saver(self.state, self._record, self._hook_list, self._init_from)
             with self.ranks.together():
-                self._prepare_folder()
+                aside = self._saver.prepare(resumed=self._resumed is not None)
+                if aside is not None:
+                    self.reporter.message(f"Later checkpoints were set aside in {aside}.")
             self._record_start()
             try:
                 stack.enter_context(self._stop)
@@ -259,16 +234,6 @@ class Trainer:
                 with contextlib.suppress(TinyError):  # the disk may be what failed
                     self._record.event("failed", self.step, reason=str(error))
                 raise
-
-    def _prepare_folder(self) -> None:
-        """Put the folder right that an earlier process may have left in the middle of work."""
-        folder = self._record.folder
-        if not self.ranks.first:
-            return
-        folder.recover()
-        superseded = None if self._resumed is None else folder.supersede_after(self.step)
-        if superseded is not None:
-            self.reporter.message(f"Later checkpoints were set aside in {superseded}.")
 
     def _record_start(self) -> None:
         """Log who the run is, and how it goes on."""
@@ -408,43 +373,7 @@ class Trainer:
         weights = map(local, self.model.parameters())
         if self.ranks.any(not all(bool(torch.isfinite(weight).all()) for weight in weights)):
             self._spoiled("a weight is not a finite number")
-        folder, record = self._record.folder, self._record
-        record.sync()  # the checkpoint remembers the log's chain
-        metadata = {
-            **record.identity,
-            "git_dirty": git_dirty(),
-            "log_chain": record.chain,
-            "hook_list": self._hook_list,
-            "init_from": self._init_from,
-        }
-        path = folder.checkpoint(self.step)
-        if is_sharded(self.model):  # each writes its share
-            self._write_checkpoint(metadata)
-        else:
-            with self.ranks.together():
-                if self.ranks.first:
-                    self._write_checkpoint(metadata)
-        with self.ranks.together():
-            if self.ranks.first:
-                self._manager.prune()
-        self._emit("on_checkpoint", path=path)
-
-    def _write_checkpoint(self, metadata: dict[str, Any]) -> None:
-        record = self._record
-        path = self._manager.save(
-            self.step,
-            lambda path, ranks: self.state.save(path, {**metadata, **ranks}),
-            record.metrics_at(self.step),
-        )
-        tensors = tensor_hashes(named_weights(self.model))
-        record.event(
-            "checkpoint",
-            self.step,
-            path=str(path.relative_to(record.folder.path)),
-            weights_sha256=joint_hash(tensors),
-            optimizer_sha256=joint_hash(tensor_hashes(self.optimizer.state_tensors())),
-            tensors=tensors,
-        )
+        self._emit("on_checkpoint", path=self._saver.save())
 
 
 def _due(step: int, every: int) -> bool:
