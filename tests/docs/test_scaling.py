@@ -37,8 +37,6 @@ SMALL = [
 ]
 """Flags of a run of a fraction of a second."""
 
-on_cluster = pytest.mark.requirement("scaling.cluster-files")
-
 
 def documents(name: str) -> list[dict[str, Any]]:
     """Return what a YAML file of the cluster holds."""
@@ -196,7 +194,7 @@ def test_every_tiny_command_and_flag_of_the_page_exists() -> None:
 # The files
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_the_task_of_skypilot_has_what_it_wants() -> None:
     task = sky()
     known = {"name", "num_nodes", "workdir", "resources", "volumes", "envs", "setup", "run"}
@@ -215,7 +213,7 @@ def test_the_task_of_skypilot_has_what_it_wants() -> None:
     assert (ROOT / made).is_file()
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_skypilot_takes_the_task() -> None:
     sky = pytest.importorskip("sky")
     task = sky.Task.from_yaml(str(CLUSTER / "sky.yaml"))
@@ -224,7 +222,7 @@ def test_skypilot_takes_the_task() -> None:
     assert resources.accelerators == {"H100": 8}
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_the_slurm_script_is_bash_with_directives_before_its_commands() -> None:
     path = CLUSTER / "slurm.sh"
     assert os.access(path, os.X_OK)
@@ -241,7 +239,7 @@ def test_the_slurm_script_is_bash_with_directives_before_its_commands() -> None:
     assert {"requeue", "signal", "open-mode", "gpus-per-node", "cpus-per-task"} <= set(options)
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_shellcheck_finds_nothing() -> None:
     program = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
     if program is None:
@@ -250,7 +248,7 @@ def test_shellcheck_finds_nothing() -> None:
     assert done.stdout == ""
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_the_kubernetes_objects_name_each_other() -> None:
     objects = kinds("kubernetes.yaml")
     assert set(objects) == {"Service", "PersistentVolumeClaim", "Job"}
@@ -274,7 +272,7 @@ def test_the_kubernetes_objects_name_each_other() -> None:
     assert used <= set(values)
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_the_kubeflow_objects_name_each_other() -> None:
     objects = kinds("kubeflow.yaml")
     runtime, job = objects["TrainingRuntime"], objects["TrainJob"]
@@ -291,7 +289,7 @@ def test_the_kubeflow_objects_name_each_other() -> None:
     assert not any(entry["name"].startswith("PET_") for entry in trainer["env"])
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 def test_the_image_is_made_of_what_is_there() -> None:
     lines = (CLUSTER / "Dockerfile").read_text().splitlines()
     copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
@@ -347,7 +345,7 @@ def check_run(runs: Path, job: str) -> None:
     assert environment["job"] == job
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 @pytest.mark.slow
 def test_the_run_of_skypilot_on_two_nodes(tmp_path: Path) -> None:
     workdir, shared = tmp_path / "sky_workdir", tmp_path / "shared"
@@ -398,7 +396,7 @@ def check_ranks(folder: Path, *said: str) -> None:
         assert (folder / f"rank-{rank}").read_text().splitlines() == ["2", *said]
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 @pytest.mark.slow
 def test_the_slurm_script_on_two_nodes(tmp_path: Path) -> None:
     hostname = "#!/usr/bin/env bash\necho localhost\n"
@@ -419,7 +417,7 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 @pytest.mark.slow
 def test_the_pods_of_kubernetes(tmp_path: Path) -> None:
     container = kubernetes_container()
@@ -432,7 +430,7 @@ def test_the_pods_of_kubernetes(tmp_path: Path) -> None:
     check_ranks(tmp_path, "0b2d7c9e-uid", cache, str(tmp_path), *container["args"])
 
 
-@on_cluster
+@pytest.mark.requirement("scaling.cluster-files")
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_torchrun_in_a_pod_of_kubeflow(
     rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,8 +28,6 @@ from tiny_transformer.training.optimizer import Optimizer
 from tiny_transformer.viz.memory import estimate_memory
 from tools import scaling
 
-paper_costs = pytest.mark.requirement("scaling.costs")
-
 # A block: 4 matrices of 4 x 4, 2 of 4 x 16, 2 norms of 4: 200. Outside: 10 x 4, and a norm: 44.
 CONFIG = ModelConfig(
     n_layers=3, d_model=4, n_heads=1, context_length=8, vocab_size=10, dropout=0.0,
@@ -45,7 +43,7 @@ MACHINE = Machine("made up", 1e6, 100 * OPERATIONS, 0.5, 100_000, 6000, 2)
 # Costs
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_parameters_are_counted_by_block_and_outside() -> None:
     assert WORK.parameters == PARAMETERS
     assert costs.block_parameters(CONFIG) == 200
@@ -53,7 +51,7 @@ def test_parameters_are_counted_by_block_and_outside() -> None:
     assert WORK.tokens == 64
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
 def test_a_ring_sends_what_the_formulas_say(n: int) -> None:
     size = 840  # bytes; each rank has n pieces of it
@@ -73,7 +71,7 @@ def test_a_ring_sends_what_the_formulas_say(n: int) -> None:
     assert costs.gather_bytes(100, 4) == 75
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_ring_is_as_fast_as_its_slowest_link() -> None:
     assert [MACHINE.ring(n) for n in (1, 2, 3, 4)] == [100_000, 100_000, 6000, 6000]
     assert dataclasses.replace(MACHINE, node_out=1e9).ring(4) == 100_000
@@ -81,7 +79,7 @@ def test_a_ring_is_as_fast_as_its_slowest_link() -> None:
     assert paper.H100.ring(16) == 400e9  # eight cards of 50 GB/s for what leaves the node
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 @pytest.mark.parametrize(
     ("strategy", "n_gpus", "micro_steps", "state", "whole"),
     [
@@ -102,13 +100,13 @@ def test_memory_by_hand(
     assert held.total == state + whole + held.activations
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_single_block_is_not_counted_twice() -> None:
     config = dataclasses.replace(CONFIG, n_layers=1)
     assert costs.gpu_memory(config, "fsdp", 2, 1).whole == 4 * (244 + 244)
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_the_micro_batch_is_the_largest_that_fits() -> None:
     def holding(windows: int, micro_steps: int) -> Machine:
         total = costs.gpu_memory(CONFIG, "ddp", 2, windows, micro_steps).total
@@ -120,7 +118,7 @@ def test_the_micro_batch_is_the_largest_that_fits() -> None:
     assert costs.micro_batch(WORK, "ddp", 2, dataclasses.replace(MACHINE, memory=1)) is None
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_step_with_ddp_by_hand() -> None:
     step = costs.gpu_step(WORK, "ddp", 4, 1, MACHINE)
     assert step.compute == pytest.approx(16 / 50)
@@ -135,7 +133,7 @@ def test_a_step_with_ddp_by_hand() -> None:
     assert costs.gpu_step(WORK, "ddp", 1, 1, MACHINE).efficiency == 1
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_step_with_fsdp_by_hand() -> None:
     step = costs.gpu_step(WORK, "fsdp", 4, 2, MACHINE)
     gather, again = 3 / 4 * 4 * 644, 3 / 4 * 4 * 600  # the root is not gathered again
@@ -145,14 +143,14 @@ def test_a_step_with_fsdp_by_hand() -> None:
     assert step.exposed == pytest.approx(2 * forward + backward + 0.622 - 0.16 * 2 / 3)
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_muon_sends_its_updates_on_top() -> None:
     matrices = 3 * (64 + 128)
     assert costs.muon_bytes(CONFIG, "ddp", 4) == 3 / 4 * 4 * matrices
     assert costs.muon_bytes(CONFIG, "fsdp", 4) == 2 * 3 / 4 * 4 * matrices
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_fewer_tokens_than_hide_the_sending_leave_some_of_it(strategy: Strategy) -> None:
     assert costs.hiding_tokens(CONFIG, 4, MACHINE) == pytest.approx(12 * 644 * 0.75 / 6000 * 50)
@@ -162,7 +160,7 @@ def test_fewer_tokens_than_hide_the_sending_leave_some_of_it(strategy: Strategy)
         assert (costs.gpu_step(WORK, strategy, 4, 1, machine).exposed == 0) is hidden
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_training_is_twenty_tokens_a_parameter() -> None:
     step = costs.Step(compute=2.0, sent=0, sending=0, exposed=1.0)
     assert costs.training_seconds(WORK, step) == pytest.approx(20 * 644 / 64 * 3)
@@ -199,7 +197,7 @@ def four_ranks() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_the_engine_sends_what_the_paper_says(strategy: Strategy, four_ranks: Ranks) -> None:
     n, micro_steps = four_ranks.count, 3
@@ -237,7 +235,7 @@ def test_the_engine_sends_what_the_paper_says(strategy: Strategy, four_ranks: Ra
 # Tables
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_the_models_on_paper_are_of_the_sizes_they_are_called() -> None:
     assert paper.SMALL.parameters == pytest.approx(100e6, rel=0.03)
     assert paper.LARGE.parameters == pytest.approx(1e9, rel=0.03)
@@ -252,7 +250,7 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 @pytest.mark.parametrize("work", paper.WORKLOADS, ids=lambda work: work.name)
 def test_the_tables_have_each_number_of_gpus_with_both_strategies(work: Workload) -> None:
     both = [(str(n), name) for n in (2, 4, 8, 16, 32, 64) for name in ("DDP", "FSDP")]
@@ -264,7 +262,7 @@ def test_the_tables_have_each_number_of_gpus_with_both_strategies(work: Workload
         assert len({len(row) for row in rows}) == 1
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_row_of_the_time_table_is_what_the_functions_say() -> None:
     work = paper.LARGE
     windows = costs.micro_batch(work, "ddp", 16, paper.H100)
@@ -279,7 +277,7 @@ def test_a_row_of_the_time_table_is_what_the_functions_say() -> None:
     assert slow.efficiency < step.efficiency
 
 
-@paper_costs
+@pytest.mark.requirement("scaling.costs")
 def test_a_model_that_does_not_fit_is_called_so() -> None:
     small = dataclasses.replace(paper.H100, memory=20e9)
     rows = cells(paper.memory_table(paper.LARGE, small))[2:]

@@ -486,6 +486,7 @@ def test_the_pages_are_checked_and_their_tests_only_in_full(
         ["tools/status.py", "--check"],
         ["tools/pins.py", "requirements", "--check"],
         ["tools/notebooks.py", "check"],
+        ["tools/scaling.py", "--check"],
     ]
     assert [job for job in full if "pytest" in job]
     assert "links of README.md" in {result.title for result in results}

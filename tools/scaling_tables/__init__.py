@@ -1,0 +1,1 @@
+"""What `tools/scaling.py` writes: costs on paper, and speeds measured here."""
