@@ -16,6 +16,7 @@ from tiny_transformer.course.devices import (
 from tiny_transformer.course.expect import (
     expect,
     expect_equal,
+    expect_part_gradients,
     expect_shape,
     expect_unchanged,
 )
@@ -54,7 +55,10 @@ def expect_names(part: nn.Module, settings: ModelConfig) -> None:
         wanted |= {f"{name}_proj.bias": (C,) for name in "qkvo"}
     got = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     for name, shape in wanted.items():
-        expect(name in got, f"The part's state_dict has no {name}; it has {', '.join(got)}.")
+        expect(
+            name in got,
+            f"The part's state_dict has no {name}; it has {', '.join(got) or 'nothing'}.",
+        )
         expect(got[name] == shape, f"{name} should have the shape {shape}, and has {got[name]}.")
     more = sorted(set(got) - set(wanted))
     expect(
@@ -168,24 +172,7 @@ def test_SingleHeadAttention__stays_on_the_device_of_its_input():
 
 def test_SingleHeadAttention__lets_gradients_through_to_every_weight():
     part, x = build(config(), torch.float64), draw(2, 5, 12, dtype=torch.float64)
-    wanted = reference(config(), part)
-    pull = draw(2, 5, 12, seed=9, dtype=torch.float64)
-    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    for module, leaf in zip((part, wanted), inputs, strict=True):
-        y = module(leaf)
-        expect(
-            y.requires_grad,
-            "No gradient flows back through SingleHeadAttention: is there a "
-            ".detach() or torch.no_grad() in it?",
-        )
-        y.backward(pull)
-    theirs = dict(part.named_parameters())
-    for name, parameter in wanted.named_parameters():
-        got = theirs[name].grad
-        expect(got is not None, f"No gradient reaches {name}: it is not used.")
-        expect_equal(got, parameter.grad, f"the gradient of {name}", tolerance=1e-5)
-    expect(inputs[0].grad is not None, "No gradient reaches the input: is there a .detach()?")
-    expect_equal(inputs[0].grad, inputs[1].grad, "the gradient of x", dims="B T C", tolerance=1e-5)
+    expect_part_gradients(part, reference(config(), part), x, "SingleHeadAttention")
 
 
 def dropout_part(dropout: float) -> nn.Module:

@@ -75,7 +75,9 @@ def test_head_divergence__is_the_mean_over_queries_and_sequences():
     weights = torch.tensor([head_0, head_1]).transpose(0, 1)  # they differ in 1 of 4 rows
     wanted = torch.tensor([[0.0, LN_2 / 4], [LN_2 / 4, 0.0]])
     got = attention.head_divergence(weights)
-    expect_equal(got, wanted, "head_divergence where 1 of 4 queries differs", dims=PAIRS)
+    expect_equal(
+        got, wanted, "head_divergence of two heads that are apart in 1 of 4 rows", dims=PAIRS
+    )
 
 
 def test_head_divergence__compares_queries_before_it_averages():
@@ -282,6 +284,12 @@ def test_head_importance__asks_with_gates_of_one_and_of_zero():
         + (f"Yours were also {sorted(strange)}." if strange else "Some were not asked for.")
         + " (A tensor that is handed out and then written to changes what was handed out.)",
     )
+
+
+def test_head_importance__keeps_the_dtype_of_the_losses():
+    worth = draw(3, seed=5, dtype=torch.float64)
+    got = attention.head_importance(lambda gates: 2 - gates.double() @ worth, 3)
+    expect_equal(got, worth, "head_importance where losses are float64", dims="heads")
 
 
 def test_head_importance__looks_at_each_of_many_heads():

@@ -15,6 +15,7 @@ from tiny_transformer.course.devices import expect_module_follows_device
 from tiny_transformer.course.expect import (
     expect,
     expect_equal,
+    expect_part_gradients,
     expect_shape,
     expect_unchanged,
 )
@@ -69,7 +70,10 @@ def expect_names(part: nn.Module, settings: ModelConfig) -> None:
     got = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     kind = f"{settings.n_heads} heads of queries, {settings.kv_heads} of keys and values"
     for name, shape in wanted.items():
-        expect(name in got, f"The part's state_dict has no {name}; it has {', '.join(got)}.")
+        expect(
+            name in got,
+            f"The part's state_dict has no {name}; it has {', '.join(got) or 'nothing'}.",
+        )
         expect(
             got[name] == shape,
             f"With {kind}, {name} should have the shape {shape}, and has {got[name]}.",
@@ -126,7 +130,7 @@ def test_MultiHeadAttention__gives_the_first_token_its_own_values():
     expect_equal(
         part(x)[:, 0],
         wanted,
-        "the first token, which can look at itself alone, in every head:",
+        "the output for the first token, which sees nothing but itself in any head,",
         dims="B C",
         note="Each head should hand over its own channels, in their place.",
     )
@@ -224,26 +228,7 @@ def test_MultiHeadAttention__stays_on_the_device_of_its_input():
 def test_MultiHeadAttention__lets_gradients_through_to_every_weight():
     for settings in (config(), config(n_heads=6, n_kv_heads=2)):
         part, x = build(settings, torch.float64), draw(2, 5, 12, dtype=torch.float64)
-        wanted = reference(settings, part)
-        pull = draw(2, 5, 12, seed=9, dtype=torch.float64)
-        inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-        for module, leaf in zip((part, wanted), inputs, strict=True):
-            y = module(leaf)
-            expect(
-                y.requires_grad,
-                "No gradient flows back through MultiHeadAttention: is there a .detach() or "
-                "torch.no_grad() in it?",
-            )
-            y.backward(pull)
-        theirs = dict(part.named_parameters())
-        for name, parameter in wanted.named_parameters():
-            got = theirs[name].grad
-            expect(got is not None, f"No gradient reaches {name}: it is not used.")
-            expect_equal(got, parameter.grad, f"the gradient of {name}", tolerance=1e-5)
-        expect(inputs[0].grad is not None, "No gradient reaches the input: is there a .detach()?")
-        expect_equal(
-            inputs[0].grad, inputs[1].grad, "the gradient of x", dims="B T C", tolerance=1e-5
-        )
+        expect_part_gradients(part, reference(settings, part), x, "MultiHeadAttention")
 
 
 def weights_part(settings: ModelConfig, T: int) -> tuple[nn.Module, Tensor]:

@@ -199,7 +199,8 @@ def values_dropped(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Ten
 
 @mutant(
     "fused_attention",
-    "You give the operation a mask and `is_causal=True` together, which it refuses: one of them.",
+    "You give the operation a mask and `is_causal=True` together, which it refuses, or takes for "
+    "`is_causal` alone: one of them.",
 )
 def mask_and_is_causal(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     return fused(q, k, v, dropout, attn_mask=mask_of(q, k), is_causal=True)

@@ -239,6 +239,16 @@ def divergence_in_float32(weights: Tensor) -> Tensor:
     return js(*pairs(weights.float())).mean((0, -1))
 
 
+@mutant(
+    "head_divergence",
+    "You average the weights over sequences and queries first, and compare the averages. Compare "
+    "row by row, and take the mean of the divergences.",
+)
+def means_over_both_compared(weights: Tensor) -> Tensor:
+    rows = weights.mean((0, 2))
+    return js(rows[:, None], rows)
+
+
 @rewrite("head_divergence")
 def by_two_loops(weights: Tensor) -> Tensor:
     H = weights.shape[1]
@@ -356,6 +366,16 @@ def divided_by_the_heads(heads: Tensor, o_weight: Tensor) -> Tensor:
 )
 def equal_shares(heads: Tensor, o_weight: Tensor) -> Tensor:
     whole = terms(heads, columns_of(o_weight, heads.shape[1])).mean(1, keepdim=True)
+    return whole.expand(-1, heads.shape[1], -1, -1)
+
+
+@mutant(
+    "head_contributions",
+    "You return the whole output for each head. A contribution is what that head's own columns "
+    "make; all of them add up to the output.",
+)
+def the_whole_for_each(heads: Tensor, o_weight: Tensor) -> Tensor:
+    whole = terms(heads, columns_of(o_weight, heads.shape[1])).sum(1, keepdim=True)
     return whole.expand(-1, heads.shape[1], -1, -1)
 
 

@@ -46,6 +46,7 @@ def _(f: Any) -> list[Any]:
         lambda: f(lambda gates: (gates - gates.flip(0)).square().sum() + gates[0], 4),
         lambda: asked(3),
         kind,
+        lambda: f(lambda gates: 2 - gates.double() @ many[:3].double(), 3),
     ]
 
 
@@ -216,13 +217,24 @@ def mean_of_rises(loss_of: Loss, n_heads: int) -> Tensor:
     return torch.stack([loss_of(without(n_heads, h)) - whole for h in range(n_heads)]).mean()
 
 
+@mutant(
+    "head_importance",
+    "You return float32 whatever the losses are: keep their dtype, as a `torch.stack` of "
+    "differences does.",
+)
+def importance_in_float32(loss_of: Loss, n_heads: int) -> Tensor:
+    whole = loss_of(all_open(n_heads)).item()
+    return torch.tensor([loss_of(without(n_heads, h)).item() - whole for h in range(n_heads)])
+
+
 @rewrite("head_importance")
 def by_filling_a_tensor(loss_of: Loss, n_heads: int) -> Tensor:
-    rises = torch.zeros(n_heads)
+    whole = loss_of(torch.ones(n_heads))
+    rises = torch.zeros(n_heads, dtype=whole.dtype)
     for h in range(n_heads):
         gates = torch.ones(n_heads)
         gates[h] = 0
-        rises[h] = loss_of(gates) - loss_of(torch.ones(n_heads))
+        rises[h] = loss_of(gates) - whole
     return rises
 
 
@@ -236,6 +248,7 @@ def by_rows_of_a_table(loss_of: Loss, n_heads: int) -> Tensor:
 
 @rewrite("head_importance")
 def from_plain_numbers(loss_of: Loss, n_heads: int) -> Tensor:
-    whole = loss_of(torch.ones(n_heads)).item()
+    whole = loss_of(torch.ones(n_heads))
     rows = [[float(i != h) for i in range(n_heads)] for h in range(n_heads)]
-    return torch.tensor([loss_of(torch.tensor(row)).item() - whole for row in rows])
+    rises = [loss_of(torch.tensor(row)).item() - whole.item() for row in rows]
+    return torch.tensor(rises, dtype=whole.dtype)

@@ -292,6 +292,26 @@ class HeadsAveraged(Part):
 
 @mutant(
     "MultiHeadAttention",
+    "You hand the heads to `o_proj` as they are, with an axis of their own. Put them side by side "
+    "first, (B, T, C): transpose, then flatten the last two axes.",
+)
+class NotMerged(Part):
+    def merge(self, heads: Tensor) -> Tensor:
+        return heads
+
+
+@mutant(
+    "MultiHeadAttention",
+    "You add the heads up, so that D channels are left for a layer that reads C. Put them side by "
+    "side.",
+)
+class HeadsAddedUp(Part):
+    def merge(self, heads: Tensor) -> Tensor:
+        return heads.sum(dim=1)
+
+
+@mutant(
+    "MultiHeadAttention",
     "There is one head, as wide as the model: split into `config.n_heads`.",
 )
 class OneHeadOnly(Part):
@@ -676,6 +696,16 @@ class NeverDrops(Part):
     "outputs.",
 )
 class DropsTheOutput(NeverDrops):
+    def forward(self, x: Tensor, cache: Any = None) -> Tensor:
+        return F.dropout(super().forward(x), self.p, self.training)
+
+
+@mutant(
+    "MultiHeadAttention",
+    "You drop attention weights, which is right, and numbers of the output as well. Leave the "
+    "second out: the block drops outputs.",
+)
+class DropsTheOutputToo(Part):
     def forward(self, x: Tensor, cache: Any = None) -> Tensor:
         return F.dropout(super().forward(x), self.p, self.training)
 

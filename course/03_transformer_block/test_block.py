@@ -14,6 +14,7 @@ from tiny_transformer.course.devices import expect_module_follows_device
 from tiny_transformer.course.expect import (
     expect,
     expect_equal,
+    expect_part_gradients,
     expect_shape,
     expect_unchanged,
 )
@@ -248,23 +249,7 @@ def test_TransformerBlock__stays_on_the_device_of_its_input():
 
 def test_TransformerBlock__lets_gradients_through_to_every_weight():
     block, x = build(config(), torch.float64), draw(2, 5, 12, dtype=torch.float64)
-    wanted = reference(config(), block)
-    pull = draw(2, 5, 12, seed=9, dtype=torch.float64)
-    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    for module, leaf in zip((block, wanted), inputs, strict=True):
-        y = module(leaf)
-        expect(
-            y.requires_grad,
-            "No gradient flows back through TransformerBlock: is there a .detach() in it?",
-        )
-        y.backward(pull)
-    theirs = dict(block.named_parameters())
-    for name, parameter in wanted.named_parameters():
-        got = theirs[name].grad
-        expect(got is not None, f"No gradient reaches {name}: it is not used.")
-        expect_equal(got, parameter.grad, f"the gradient of {name}", tolerance=1e-6)
-    expect(inputs[0].grad is not None, "No gradient reaches the input: is there a .detach()?")
-    expect_equal(inputs[0].grad, inputs[1].grad, "the gradient of x", dims="B T C", tolerance=1e-6)
+    expect_part_gradients(block, reference(config(), block), x, "TransformerBlock")
 
 
 def test_TransformerBlock__takes_its_place_in_the_real_model():

@@ -192,7 +192,8 @@ def test_LayerNorm__has_a_scale_of_ones_and_a_shift_of_zeros():
         state = built.state_dict()
         wanted = {"weight": torch.ones(6)} | ({"bias": torch.zeros(6)} if shifted else {})
         for name, values in wanted.items():
-            expect(name in state, f"The part's state_dict has no {name}; it has {sorted(state)}.")
+            has = ", ".join(sorted(state)) or "nothing"
+            expect(name in state, f"The part's state_dict has no {name}; it has {has}.")
             expect_equal(state[name], values, f"{name}, at first,", dims="dim", tolerance=0)
         more = sorted(set(state) - set(wanted))
         call = "LayerNorm(6, bias=False)" if not shifted else "LayerNorm(6)"

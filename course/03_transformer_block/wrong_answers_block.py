@@ -288,6 +288,17 @@ class SideBySide(Block):
 
 @mutant(
     "TransformerBlock",
+    "Both parts read the same `norm1(x)`, side by side. The MLP reads what the attention has "
+    "already added to, by `norm2`.",
+)
+class BothReadTheFirstNorm(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        return x + self.drop(self.attention(y)) + self.drop(self.mlp(y))
+
+
+@mutant(
+    "TransformerBlock",
     "The second sum begins from the block's input, so what the attention added is lost: "
     "the MLP's answer is added to the stream as it is then.",
 )
@@ -348,6 +359,17 @@ class DropsInEvaluationOnly(Block):
 class DropsTheStream(Block):
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop(x + self.attention(self.norm1(x)))
+        return self.drop(x + self.mlp(self.norm2(x)))
+
+
+@mutant(
+    "TransformerBlock",
+    "In the second line you drop numbers of the stream, after the sum. Drop what the MLP adds, "
+    "before it is added, as in the first.",
+)
+class DropsTheStreamAtTheEnd(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attend(x)
         return self.drop(x + self.mlp(self.norm2(x)))
 
 

@@ -607,6 +607,34 @@ class PlainTensors(nn.Module):
 
 @mutant(
     "LayerNorm",
+    "The scale is a plain tensor: it is neither learned nor stored. Wrap it in `nn.Parameter`, as "
+    "the shift.",
+)
+class PlainScale(Part):
+    def __init__(self, dim: int, **settings: Any) -> None:
+        super().__init__(dim, **settings)
+        del self.weight
+        self.weight = torch.ones(dim)
+
+
+@mutant(
+    "LayerNorm",
+    "Scale and shift are buffers: they are stored and move with the model, and no optimizer sees "
+    "them. Wrap them in `nn.Parameter`.",
+)
+class Buffers(nn.Module):
+    def __init__(self, dim: int, *, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(dim))
+        self.register_buffer("bias", torch.zeros(dim) if bias else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+@mutant(
+    "LayerNorm",
     "There is one scale for all channels: each has its own, so the weight is (dim,).",
 )
 class OneScaleForAll(Part):

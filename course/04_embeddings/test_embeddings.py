@@ -33,7 +33,10 @@ def expect_names(part: nn.Module, settings: ModelConfig) -> None:
         wanted["position.weight"] = (settings.context_length, settings.d_model)
     got = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     for name, shape in wanted.items():
-        expect(name in got, f"The part's state_dict has no {name}; it has {', '.join(got)}.")
+        expect(
+            name in got,
+            f"The part's state_dict has no {name}; it has {', '.join(got) or 'nothing'}.",
+        )
         expect(got[name] == shape, f"{name} should have the shape {shape}, and has {got[name]}.")
     more = sorted(set(got) - set(wanted))
     expect(

@@ -26,7 +26,8 @@ def expect_learned(part: nn.Module, settings: ModelConfig) -> None:
     got = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     expect(
         "weight" in got,
-        f"With learned positions, the part's state_dict should have weight; it has {got}.",
+        "With learned positions, the part's state_dict should have weight; it has "
+        f"{', '.join(got) or 'nothing'}.",
     )
     expect(
         got["weight"] == shape,

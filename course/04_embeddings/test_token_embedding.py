@@ -25,7 +25,10 @@ def config(**settings: Any) -> ModelConfig:
 def expect_names(part: nn.Module, settings: ModelConfig) -> None:
     shape = (settings.vocab_size, settings.d_model)
     got = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
-    expect("weight" in got, f"The part's state_dict has no weight; it has {', '.join(got)}.")
+    expect(
+        "weight" in got,
+        f"The part's state_dict has no weight; it has {', '.join(got) or 'nothing'}.",
+    )
     expect(
         got["weight"] == shape,
         f"weight should have the shape {shape}, a row for each token, and has {got['weight']}.",

@@ -271,6 +271,19 @@ class AlwaysAdded(Part):
 
 @mutant(
     "Embeddings",
+    "You build a position part where none is added, and its weights are stored and counted: with "
+    "rotary positions or none, build none.",
+)
+class AlwaysBuilt(Part):
+    def is_added(self) -> bool:
+        return True
+
+    def total(self, ids: Tensor, offset: int) -> Tensor:
+        return super().total(ids, offset) if super().is_added() else self.token(ids)
+
+
+@mutant(
+    "Embeddings",
     "You add positions where they are rotary: those act inside attention, and nothing is added.",
 )
 class AddedForRotaryToo(Part):
@@ -320,6 +333,16 @@ class NeverDrops(Part):
 class DropsInEvaluation(Part):
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout)
+
+
+@mutant(
+    "Embeddings",
+    "You drop in evaluation too, and with a probability of your own: F.dropout needs "
+    "`config.dropout` and `training=self.training`.",
+)
+class DropsATenthAlways(Part):
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.1)
 
 
 @mutant("Embeddings", "You drop in evaluation and not while training: turn the question round.")

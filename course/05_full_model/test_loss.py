@@ -52,6 +52,11 @@ def test_initial_loss__is_higher_where_logits_stray():
     expect_equal(loss.initial_loss(99, logit_std=0.0), 4.5951199, "initial_loss(99, 0.0)")
 
 
+def test_initial_loss__stands_logits_that_stray_far():
+    wanted = 4.5951199 + 1250
+    expect_equal(loss.initial_loss(99, 50.0), wanted, "initial_loss(99, 50.0)", tolerance=1e-6)
+
+
 def test_initial_loss__is_what_random_logits_cost_on_average():
     V, std = 2000, 0.7
     logits = std * draw(200, V, seed=3)
@@ -78,6 +83,10 @@ def test_perplexity__undoes_the_logarithm():
 def test_perplexity__takes_nats():
     for value, wanted in [(1.0, 2.7182818), (1.4734, 4.3640472), (2.0, 7.3890561)]:
         expect_equal(loss.perplexity(value), wanted, f"perplexity({value})", tolerance=1e-6)
+
+
+def test_perplexity__counts_the_tokens_of_any_vocabulary():
+    expect_equal(loss.perplexity(10.0), 22026.4658, "perplexity(10)", tolerance=1e-6)
 
 
 def test_perplexity__is_below_two_for_a_model_better_than_a_coin():

@@ -79,6 +79,18 @@ def test_is_tied__looks_at_the_model_and_not_at_its_config():
     expect_tied(other, True, "a model without a config, tied")
 
 
+def test_is_tied__does_not_depend_on_which_is_listed_first():
+    for tie in (True, False):
+        model = nn.Module()
+        model.lm_head = nn.Linear(3, 6, bias=False)
+        model.embeddings = nn.Module()
+        model.embeddings.token = nn.Embedding(6, 3)
+        if tie:
+            model.lm_head.weight = model.embeddings.token.weight
+        kind = "tied" if tie else "untied"
+        expect_tied(model, tie, f"a model whose head is listed first, {kind}")
+
+
 def test_is_tied__still_holds_after_a_step_and_in_a_copy():
     model = build(tie=True)
     model(torch.tensor([[1, 2]])).sum().backward()

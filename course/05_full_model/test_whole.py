@@ -369,7 +369,7 @@ def test_Transformer__learns_as_the_reference_does():
 
 def test_Transformer__begins_with_small_random_weights_and_the_loss_of_a_guess():
     config = dataclasses.replace(SMALL, d_model=24, vocab_size=99, tie_weights=False)
-    model = build(config, seed=1).eval()
+    model = transformer.Transformer(config, seed=1).eval()  # of parts whose tables are zeros
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             std, mean = parameter.std().item(), parameter.mean().item()

@@ -77,6 +77,8 @@ def _(f: Any) -> list[Any]:
         lambda: load(renamed("up", "a.a"), {"a.a": "x", "x": "up"}),
         lambda: load(renamed("up", "a.a"), {"x": "up", "a.a": "x"}),
         lambda: load(renamed("down", "p.p."), {"p.": "q", "qq": "down"}),
+        lambda: load(renamed("up.weight", "w"), {"w": "up.weight"}),
+        lambda: load(rename={"wo": "down"}),
         lambda: load(without("up.bias")),
         lambda: load(without("up.weight", "down.weight")),
         lambda: load(lambda w: {}),

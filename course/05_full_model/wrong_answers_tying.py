@@ -16,8 +16,18 @@ from tiny_transformer.course.wrong_answers import mutant, probes, rewrite
 class Small(nn.Module):
     """A model with the two names and nothing else; its numbers are always the same."""
 
-    def __init__(self, V: int = 6, C: int = 3, *, tie: bool = False, equal: bool = False) -> None:
+    def __init__(
+        self,
+        V: int = 6,
+        C: int = 3,
+        *,
+        tie: bool = False,
+        equal: bool = False,
+        head_first: bool = False,
+    ) -> None:
         super().__init__()
+        if head_first:
+            self.lm_head = nn.Linear(C, V, bias=False)
         self.embeddings = nn.Module()
         self.embeddings.token = nn.Embedding(V, C)
         self.lm_head = nn.Linear(C, V, bias=False)
@@ -83,6 +93,7 @@ def _(f: Any) -> list[Any]:
         lambda: f(tied_by_hand()),
         lambda: f(Small(V=1, C=1)),
         lambda: f(Small(V=4, C=4)),
+        lambda: f(Small(tie=True, head_first=True)),
         after,
     ]
 
@@ -160,6 +171,15 @@ def tied_by_asking(model: Any) -> bool:
     return head(model) is table(model)
 
 
+@mutant(
+    "is_tied",
+    "You ask whether the head is listed. A parameter with two names is listed under the first of "
+    "them, and a model may name its head first: compare the parameters, by `is`.",
+)
+def by_what_is_listed(model: nn.Module) -> bool:
+    return "lm_head.weight" not in [name for name, _ in model.named_parameters()]
+
+
 @rewrite("is_tied")
 def by_the_address(model: nn.Module) -> bool:
     names = ("lm_head.weight", "embeddings.token.weight")
@@ -170,11 +190,6 @@ def by_the_address(model: nn.Module) -> bool:
 @rewrite("is_tied")
 def by_the_identity(model: Any) -> bool:
     return id(model.lm_head.weight) == id(model.embeddings.token.weight)
-
-
-@rewrite("is_tied")
-def by_what_is_listed(model: nn.Module) -> bool:
-    return "lm_head.weight" not in [name for name, _ in model.named_parameters()]
 
 
 # tie_weights

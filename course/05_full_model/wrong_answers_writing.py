@@ -297,6 +297,15 @@ def in_place(model: nn.Module, ids: Tensor, n_new: int, context_length: int) -> 
     return text
 
 
+@mutant(
+    "write_greedily",
+    "With nothing to write you return the prompt itself, and whoever changes the result changes "
+    "the prompt: clone it.",
+)
+def the_prompt_itself(model: nn.Module, ids: Tensor, n_new: int, context_length: int) -> Tensor:
+    return write(model, ids, n_new, context_length) if n_new else ids
+
+
 @rewrite("write_greedily")
 def into_one_tensor(model: nn.Module, ids: Tensor, n_new: int, context_length: int) -> Tensor:
     B, T = ids.shape

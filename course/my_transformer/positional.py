@@ -30,7 +30,7 @@ def rotary_angles(positions: Tensor, head_dim: int, base: float = 10000.0) -> Te
     Args:
         positions: (T,), int64, in any order.
         head_dim: the number of channels, even. (For sinusoidal positions it is C.)
-        base: the slowest hand turns nearly `base` times as slowly as the first.
+        base: of many hands, the slowest turns nearly `base` times as slowly as the first.
 
     Returns:
         (T, head_dim / 2), float64: a large position times a frequency needs the digits.
@@ -109,7 +109,7 @@ def shift_matrix(offset: int, d_model: int, base: float = 10000.0) -> Tensor:
         shift_matrix(k) @ code(p) = code(p + k)        for every p
 
     where `code(p)` is row p of the sinusoidal table, as a column. The matrix knows k and not
-    p: a linear layer can so say "three tokens before" with one set of weights. Derive it on
+    p: so a linear layer can say "three tokens before" with one set of weights. Derive it on
     paper for one pair, with a = angle(p) and b = angle(k):
 
         sin(a + b) = sin a cos b + cos a sin b
@@ -172,7 +172,7 @@ def rotary_scores(q: Tensor, k: Tensor, base: float = 10000.0) -> Tensor:
         base: as in `rotary_angles`.
 
     Returns:
-        (B, H, Tq, Tk), of the same dtype.
+        (B, H, Tq, Tk), of the same dtype and on the same device.
 
     Example: the same query and the same key at three positions. Along each diagonal the
     distance is the same, and so is the score: cos(distance).

@@ -176,7 +176,8 @@ def write_greedily(model: nn.Module, ids: Tensor, n_new: int, context_length: in
         context_length: most tokens that the model can read at once.
 
     Returns:
-        (B, T + n_new), int64: all of `ids`, then what was written.
+        (B, T + n_new), int64: all of `ids`, then what was written, in a tensor of its own (where
+        nothing is written, too).
 
     Example: a model that finds the next higher id the likeliest.
         >>> class Next(nn.Module):

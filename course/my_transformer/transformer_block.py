@@ -110,7 +110,8 @@ class TransformerBlock(nn.Module):
 
     Args:
         config: the architecture. `dropout` is the probability of zeroing a number of what a
-            branch adds; the parts look at the rest.
+            branch adds, by your own `Dropout`, which is imported from `my_transformer.dropout`; the
+            parts look at the rest.
         parts: what to build with. Its `build_norm`, `attention` and `mlp` are each called with
             the config and return a new part: so the block goes with anybody's, yours too. Call
             each as often as you need one: what is made once is one module, with one set of

@@ -87,6 +87,7 @@ def wrong(text: str) -> RuntimeError:
     return RuntimeError(text)
 
 
+@pytest.mark.requirement("course.proof-diagnosis")
 @pytest.mark.parametrize(
     ("theirs", "known", "named"),
     [
