@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SMALL = [
     *("--data.corpus", "simple", "--training.device", "cpu", "--training.precision", "float32"),
     *("--model.n-layers", "2", "--model.d-model", "16", "--model.n-heads", "2"),
@@ -25,6 +27,12 @@ SMALL = [
     *("--sampling.max-new-tokens", "8", "--optimizer.learning-rate", "0.003"),
 ]
 """Flags of a run of a second."""
+
+
+def spared(torture: bool, *, rare: bool) -> None:
+    """Skip a case that continuous integration has no time for; `--torture` runs all of them."""
+    if rare and not torture:
+        pytest.skip("with --torture")
 
 
 @dataclass(frozen=True)
