@@ -49,7 +49,7 @@ TIED = ("--model.tie-weights", "True")
         ("fsdp", 4, ACCUMULATED, True),
         ("ddp", 2, HOOKED, True),
         ("fsdp", 2, (*HOOKED, *TIED), False),
-        ("fsdp", 3, (*MUON, *TIED, "--training.batch-size", "6"), False),
+        ("fsdp", 3, (*MUON, *TIED, "--training.batch-size", "6"), True),
     ],
 )
 def test_losses_do_not_depend_on_the_number_of_ranks(
