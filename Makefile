@@ -50,9 +50,9 @@ validate: ## tests, exercises, notebooks, pages and every command, each check wi
 	$(SETUP) test
 	@$(PY) tools/validate.py $(VALIDATE)
 
-torture: ## kill, cut the power, fail calls and flip bits at every point; half an hour
+torture: ## kill, cut the power, fail calls and flip bits at every point, ranks too; half an hour
 	$(SETUP) test
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults tests/training tests/data --torture
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests/faults tests/training tests/data tests/distributed --torture
 
 lint: ## style, docstrings, types and shell scripts
 	$(SETUP) lint
