@@ -94,6 +94,15 @@ def test_everything_that_reads_a_run_reads_it(
         assert main(list(words)) == 0, capsys.readouterr()
 
 
+def test_a_replay_by_one_process_is_refused_and_not_called_a_difference(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "verify", str(copy)]) != 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "cannot be replayed. The updates from step 1 on were made by 3 processes" in told
+    assert "--no-replay" in told and "first differs" not in told
+
+
 @pytest.mark.requirement("distributed.convert")
 def test_layouts_convert_into_each_other_bit_for_bit(
     copy: Path, capsys: pytest.CaptureFixture[str]

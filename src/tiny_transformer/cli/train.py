@@ -72,14 +72,14 @@ def main(arguments: Sequence[str]) -> int:
         elif begun.complete:
             default_reporter(ranks).message(f"The run {begun.path} is complete.")
         else:
-            go_on(begun, parts, ranks)
+            go_on(begun, parts, ranks, stop_at=settings.training.stop_at)
     return 0
 
 
-def go_on(begun: Begun, parts: Parts | None, ranks: Ranks) -> None:
+def go_on(begun: Begun, parts: Parts | None, ranks: Ranks, *, stop_at: int | None) -> None:
     """Continue a run that was torn off, as torchrun starts it again, on what is there now."""
     trainer = Trainer.resume(
-        begun.path, parts=parts, allow_numerics_change=True, stop_at=begun.stop_at, ranks=ranks
+        begun.path, parts=parts, allow_numerics_change=True, stop_at=stop_at, ranks=ranks
     )
     trainer.reporter.message(f"Started again: continuing after step {trainer.step}.")
     train_and_show(trainer)

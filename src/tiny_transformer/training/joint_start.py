@@ -65,13 +65,11 @@ class Begun:
         path: its folder.
         has_checkpoint: whether there is something to go on from.
         complete: whether it has ended, so that nothing is left to do.
-        stop_at: where it is to pause.
     """
 
     path: Path
     has_checkpoint: bool
     complete: bool
-    stop_at: int | None
 
 
 def find_begun(config: Config) -> Begun | None:
@@ -92,7 +90,7 @@ def find_begun(config: Config) -> Begun | None:
     lines = read_log(folder.log) if folder.log.is_file() else []
     ended = bool(lines) and lines[-1].get("event") == "end"
     complete = ended and lines[-1].get("step") == config.training.last_step
-    return Begun(folder.path, bool(folder.checkpoints()), complete, config.training.stop_at)
+    return Begun(folder.path, bool(folder.checkpoints()), complete)
 
 
 def _job_of(file: Path) -> Any:

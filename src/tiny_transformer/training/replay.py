@@ -227,6 +227,7 @@ def _state(plan: Plan, parts: Parts | None) -> TrainingState:
     config = load_config(folder.path / "config.yaml")
     refuse_own_code(config, folder, RunError)
     _refuse_missing_parts(start, folder, parts)
+    _refuse_several_ranks(start)
     training = dataclasses.replace(
         config.training, device=start["device"], precision=start["precision"]
     )
@@ -308,9 +309,21 @@ def _refuse_missing_parts(start: dict[str, Any], folder: RunFolder, parts: Parts
         )
 
 
+def _refuse_several_ranks(start: dict[str, Any]) -> None:
+    """Raise `RunError` where several processes made the updates: one adds in another order."""
+    ranks = start["environment"].get("ranks", 1)
+    if ranks != 1:
+        raise RunError(
+            f"The updates from step {start['step'] + 1} on were made by {ranks} processes; one, "
+            "which replays, adds in another order, so the last bits would differ. Check the files "
+            "alone: --no-replay."
+        )
+
+
 def _enter(state: TrainingState, segment: Segment) -> list[str]:
     """Set horizon and threads to those of a segment; return what else is not as it was."""
     start = segment.start
+    _refuse_several_ranks(start)
     training = dataclasses.replace(state.config.training, max_steps=start["max_steps"])
     state.config = dataclasses.replace(state.config, training=training)
     _set_threads(start)
